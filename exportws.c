@@ -1,0 +1,4258 @@
+/* exportws - tells browsers how their export is going
+ *
+ * A browser opens ws://host/app/ws/export-task/{token}; a back end pushes text to that token, or to everybody, by HTTP
+ * POST or by a function call. One file, C99 and POSIX.1-2008, nothing else:  cc -o exportws exportws.c
+ *
+ * The way of a byte. poll() says that a socket is readable (Loop); recv() puts the bytes into the one scratch buffer,
+ * or into the input buffer that the connection holds while a unit of it is incomplete (Input). A client's first unit
+ * is an HTTP head (HTTP head): the handshake's rules (Client door) refuse it or make it a session (Sessions). From
+ * then on its units are frames (Frames) that become messages, pongs and closes (Conversation). A pusher's units are
+ * HTTP requests (Push door); their bodies are messages for sessions.
+ *
+ * The way back. A frame is built once in the stage and goes straight to the socket of each session. Only what a
+ * kernel did not take is kept, once, in the buffer (Messages): sessions that still have to send it have a cursor on
+ * it and count as references. A message for an absent token is kept the same way until somebody comes or it expires.
+ *
+ * Who may do what. A lower layer reports (a count, "more", an error), an upper layer acts. Only the session layer
+ * changes a session's state; only the loop closes a descriptor: others put a connection on the list of the dead, and
+ * the turn ends with burying them. Callbacks run where no shared buffer is in use.
+ *
+ * The map of the memory: one block from the caller, measured and placed by layout(), never grown.
+ *
+ *     struct exportws     the server: options, counters, list heads, free lists
+ *     polls, owners       the poll set and whose entry each is; what every turn looks at lies together
+ *     conns               sessions [0, capacity), then handshakes, then pushers: one slot type, three pools
+ *     tokens              one record per token that has a session or a message; chained hash of them (buckets)
+ *     names               the token bytes of each session slot
+ *     pushes              what a pusher's request has come to
+ *     addresses           sessions per peer address (only with per_address)
+ *     blocks, links       --buffer: message blocks and their chaining; the first block of a message starts with its head
+ *     inputs              a handful of buffers for units that are incomplete
+ *     scratch, stage, answers, ring
+ *
+ * Sections: System, Bytes, SHA-1, Base64, SipHash, UTF-8, HTTP head, Targets, Frames, Server, Log, Arena, Timers,
+ * Poll set, Messages, Tokens, Output, Addresses, Sessions, Push, Input, Conversation, Responses, Client door, Metrics,
+ * Push door, Loop, Doors, API, Program.
+ *
+ * RFC 6455 (WebSocket), RFC 9110 and 9112 (HTTP), RFC 3629 (UTF-8), RFC 4648 (base64), FIPS 180-4 (SHA-1).
+ * ISC licence: at the end. */
+
+/* ===== System ===== */
+
+#ifndef _POSIX_C_SOURCE
+#define _POSIX_C_SOURCE 200809L
+#endif
+
+#include "exportws.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Where send() can't be told to keep SIGPIPE to itself, the socket is (SO_NOSIGPIPE, in socket_prepare). */
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0
+#endif
+
+enum {
+    HEAD_MAX = 8192,         /* a request head; more is 431 */
+    BLOCK_BYTES = 256,       /* of the buffer, with the default token size */
+    GIVE_WAY_MS = 1000,      /* an incomplete head may keep an input buffer this long when others want it */
+    PUSHERS_SPARE = 4,       /* slots in which one pusher too many is told so */
+    KEEP_ALIVE_MS = 60000,   /* an idle connection at the push door */
+    ACCEPT_RETRY_MS = 1000,  /* out of descriptors: when to look again if none of ours was freed */
+    LINE_MAX_BYTES = 400,    /* a log line */
+    RESPONSE_MAX = 640       /* a response without its page */
+};
+
+#define NONE UINT32_MAX
+
+/* ===== Bytes ===== */
+
+/* Bytes [at, at + size) of a buffer that may move. */
+struct span {
+    uint16_t at, size;
+};
+
+static uint32_t load_be32(const uint8_t p[4])
+{
+    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
+static uint64_t load_le64(const uint8_t p[8])
+{
+    uint64_t value = 0;
+    for (int i = 7; i >= 0; i--) value = value << 8 | p[i];
+    return value;
+}
+
+static void store_be(uint8_t *p, size_t n, uint64_t value)
+{
+    while (n > 0) {
+        p[--n] = (uint8_t)(value & 0xff);
+        value >>= 8;
+    }
+}
+
+static uint8_t ascii_lower(uint8_t c)
+{
+    return c >= 'A' && c <= 'Z' ? (uint8_t)(c + 32) : c;
+}
+
+static int ascii_digit(uint8_t c)
+{
+    return c >= '0' && c <= '9';
+}
+
+/* Whether p[0..n) is `lower`, in any case. */
+static int ascii_equal(const uint8_t *p, size_t n, const char *lower)
+{
+    size_t i = 0;
+    while (i < n && lower[i] && ascii_lower(p[i]) == ascii_lower((uint8_t)lower[i])) i++;
+    return i == n && !lower[i];
+}
+
+static int hex_value(uint8_t c)
+{
+    if (ascii_digit(c)) return c - '0';
+    c = ascii_lower(c);
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* Reads all of p[0..n) as a decimal; 0, or -1 when it is none. A value too large becomes UINT64_MAX. */
+static int decimal_parse(const uint8_t *p, size_t n, uint64_t *value)
+{
+    uint64_t v = 0;
+    if (n == 0) return -1;
+    for (size_t i = 0; i < n; i++) {
+        if (!ascii_digit(p[i])) return -1;
+        uint64_t digit = (uint64_t)(p[i] - '0');
+        v = v > (UINT64_MAX - digit) / 10 ? UINT64_MAX : v * 10 + digit;
+    }
+    *value = v;
+    return 0;
+}
+
+/* Text under construction: n counts what was asked for, only what fits before size is written. */
+struct text {
+    char *p;
+    size_t n, size;
+};
+
+static void text_bytes(struct text *t, const void *p, size_t n)
+{
+    size_t room = t->n < t->size ? t->size - t->n : 0;
+    size_t fits = n < room ? n : room;
+    if (fits > 0) memcpy(t->p + t->n, p, fits);
+    t->n += n;
+}
+
+static void text_add(struct text *t, const char *s)
+{
+    text_bytes(t, s, strlen(s));
+}
+
+static void text_decimal(struct text *t, uint64_t value)
+{
+    char digits[20];
+    size_t at = sizeof digits;
+    do {
+        digits[--at] = (char)('0' + value % 10);
+        value /= 10;
+    } while (value > 0);
+    text_bytes(t, digits + at, sizeof digits - at);
+}
+
+/* Two digits, for dates. */
+static void text_two(struct text *t, int value)
+{
+    const char digits[2] = {(char)('0' + value / 10 % 10), (char)('0' + value % 10)};
+    text_bytes(t, digits, 2);
+}
+
+/* Bytes from outside, so that no reader of the line can take them for anything else: printable ASCII as it is but for
+ * space, quotes, '=' and backslash; all else as \xHH. */
+static void text_escaped(struct text *t, const uint8_t *p, size_t n)
+{
+    static const char hex[] = "0123456789abcdef";
+    for (size_t i = 0; i < n; i++) {
+        const char code[4] = {'\\', 'x', hex[p[i] >> 4], hex[p[i] & 15]};
+        int plain = p[i] > ' ' && p[i] < 0x7f && p[i] != '"' && p[i] != '=' && p[i] != '\\';
+        text_bytes(t, plain ? (const void *)(p + i) : (const void *)code, plain ? 1 : 4);
+    }
+}
+
+/* Ends the text with a NUL, cutting it to fit. */
+static void text_end(struct text *t)
+{
+    if (t->size > 0) t->p[t->n < t->size ? t->n : t->size - 1] = '\0';
+}
+
+/* ===== SHA-1 (FIPS 180-4) ===== */
+
+static uint32_t rotate_left(uint32_t x, unsigned by)
+{
+    return x << by | x >> (32 - by);
+}
+
+static void sha1_block(uint32_t state[5], const uint8_t block[64])
+{
+    static const uint32_t constant[4] = {0x5a827999, 0x6ed9eba1, 0x8f1bbcdc, 0xca62c1d6};
+    uint32_t w[80], a = state[0], b = state[1], c = state[2], d = state[3], e = state[4];
+    for (unsigned i = 0; i < 16; i++) w[i] = load_be32(block + 4 * i);
+    for (unsigned i = 16; i < 80; i++) w[i] = rotate_left(w[i - 3] ^ w[i - 8] ^ w[i - 14] ^ w[i - 16], 1);
+    for (unsigned i = 0; i < 80; i++) {
+        unsigned phase = i / 20;
+        uint32_t f = phase == 0 ? (b & c) | (~b & d) : phase == 2 ? (b & c) | (b & d) | (c & d) : b ^ c ^ d;
+        uint32_t next = rotate_left(a, 5) + f + e + constant[phase] + w[i];
+        e = d, d = c, c = rotate_left(b, 30), b = a, a = next;
+    }
+    state[0] += a, state[1] += b, state[2] += c, state[3] += d, state[4] += e;
+}
+
+/* The digest of p[0..n). */
+static void sha1(const uint8_t *p, size_t n, uint8_t digest[20])
+{
+    uint32_t state[5] = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e1f0};
+    uint8_t last[128] = {0};
+    size_t whole = n / 64 * 64, rest = n - whole, tail = rest < 56 ? 64 : 128;
+    for (size_t at = 0; at < whole; at += 64) sha1_block(state, p + at);
+    if (rest > 0) memcpy(last, p + whole, rest);
+    last[rest] = 0x80;
+    store_be(last + tail - 8, 8, (uint64_t)n * 8);
+    for (size_t at = 0; at < tail; at += 64) sha1_block(state, last + at);
+    for (unsigned i = 0; i < 5; i++) store_be(digest + 4 * i, 4, state[i]);
+}
+
+/* ===== Base64 (RFC 4648, section 4) ===== */
+
+static const char base64_alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/* Writes p[0..n) as 4 * ceil(n / 3) characters. */
+static void base64_encode(const uint8_t *p, size_t n, char *out)
+{
+    for (; n > 0; out += 4) {
+        uint32_t three = (uint32_t)p[0] << 16 | (n > 1 ? (uint32_t)p[1] << 8 : 0) | (n > 2 ? p[2] : 0U);
+        out[0] = base64_alphabet[three >> 18];
+        out[1] = base64_alphabet[three >> 12 & 63];
+        out[2] = n > 1 ? base64_alphabet[three >> 6 & 63] : '=';
+        out[3] = n > 2 ? base64_alphabet[three & 63] : '=';
+        if (n <= 3) return;
+        p += 3, n -= 3;
+    }
+}
+
+/* Whether p[0..n) is a Sec-WebSocket-Key: the base64 of 16 bytes (RFC 6455, 4.1). */
+static int key_valid(const uint8_t *p, size_t n)
+{
+    if (n != 24 || p[22] != '=' || p[23] != '=') return 0;
+    for (size_t i = 0; i < 22; i++)
+        if (p[i] == '\0' || !strchr(base64_alphabet, p[i])) return 0;
+    return 1;
+}
+
+/* Sec-WebSocket-Accept for a key (RFC 6455, 4.2.2). */
+static void key_accept(const uint8_t key[24], char accept[28])
+{
+    uint8_t joined[60], digest[20];
+    memcpy(joined, key, 24);
+    memcpy(joined + 24, "258EAFA5-E914-47DA-95CA-C5AB0DC85B11", 36);
+    sha1(joined, sizeof joined, digest);
+    base64_encode(digest, sizeof digest, accept);
+}
+
+/* ===== SipHash-2-4: a keyed hash, so that chosen tokens can't pile up in one bucket ===== */
+
+static uint64_t rotate64(uint64_t x, unsigned by)
+{
+    return x << by | x >> (64 - by);
+}
+
+static void sip_round(uint64_t v[4])
+{
+    v[0] += v[1], v[1] = rotate64(v[1], 13) ^ v[0], v[0] = rotate64(v[0], 32);
+    v[2] += v[3], v[3] = rotate64(v[3], 16) ^ v[2];
+    v[0] += v[3], v[3] = rotate64(v[3], 21) ^ v[0];
+    v[2] += v[1], v[1] = rotate64(v[1], 17) ^ v[2], v[2] = rotate64(v[2], 32);
+}
+
+static uint64_t siphash(const uint8_t key[16], const uint8_t *p, size_t n)
+{
+    const uint64_t k0 = load_le64(key), k1 = load_le64(key + 8);
+    uint64_t v[4] = {k0 ^ 0x736f6d6570736575, k1 ^ 0x646f72616e646f6d, k0 ^ 0x6c7967656e657261,
+                     k1 ^ 0x7465646279746573};
+    uint8_t last[8] = {0};
+    size_t whole = n / 8 * 8;
+    for (size_t at = 0; at <= whole; at += 8) {
+        if (at == whole) {
+            if (n > whole) memcpy(last, p + whole, n - whole);
+            last[7] = (uint8_t)(n & 0xff);
+        }
+        uint64_t m = load_le64(at == whole ? last : p + at);
+        v[3] ^= m;
+        sip_round(v), sip_round(v);
+        v[0] ^= m;
+    }
+    v[2] ^= 0xff;
+    sip_round(v), sip_round(v), sip_round(v), sip_round(v);
+    return v[0] ^ v[1] ^ v[2] ^ v[3];
+}
+
+/* ===== UTF-8 (RFC 3629) ===== */
+
+/* Between two bytes: how many continuation bytes are still needed, and the range of the next. All zero: at a
+ * character's start. */
+struct utf8 {
+    uint8_t need, low, high;
+};
+
+/* The first byte of a character of more than one: what may follow. 0, or -1. */
+static int utf8_lead(struct utf8 *u, uint8_t c)
+{
+    if (c < 0xc2 || c > 0xf4) return -1;
+    u->need = c < 0xe0 ? 1 : c < 0xf0 ? 2 : 3;
+    u->low = c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80;
+    u->high = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf;
+    return 0;
+}
+
+/* Checks the next n bytes of a text: 0 as far as they go, -1 at the first byte that no text has there. */
+static int utf8_feed(struct utf8 *u, const uint8_t *p, size_t n)
+{
+    size_t i = 0;
+    while (i < n) {
+        uint64_t eight;
+        if (u->need == 0 && n - i >= sizeof eight) {
+            memcpy(&eight, p + i, sizeof eight);
+            if ((eight & 0x8080808080808080) == 0) {
+                i += sizeof eight;
+                continue;
+            }
+        }
+        uint8_t c = p[i++];
+        if (u->need > 0) {
+            if (c < u->low || c > u->high) return -1;
+            u->need--, u->low = 0x80, u->high = 0xbf;
+        } else if (c >= 0x80 && utf8_lead(u, c) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* Whether p[0..n) is a whole text. */
+static int utf8_valid(const uint8_t *p, size_t n)
+{
+    struct utf8 u = {0, 0, 0};
+    return utf8_feed(&u, p, n) == 0 && u.need == 0;
+}
+
+/* ===== HTTP head (RFC 9112, sections 2 to 7) ===== */
+
+enum head_flag {
+    HEAD_CLOSE = 1,       /* Connection: close */
+    HEAD_UPGRADE = 2,     /* Connection: upgrade */
+    HEAD_WEBSOCKET = 4,   /* Upgrade: websocket */
+    HEAD_CHUNKED = 8,     /* Transfer-Encoding: chunked */
+    HEAD_CONTINUE = 16,   /* Expect: 100-continue */
+    HEAD_BINARY = 32,     /* Content-Type: application/octet-stream */
+    HEAD_VERSION_13 = 64, /* Sec-WebSocket-Version: 13 */
+    HEAD_KEEP_ALIVE = 128 /* Connection: keep-alive, for HTTP/1.0 */
+};
+
+enum head_field {
+    FIELD_HOST, FIELD_ORIGIN, FIELD_KEY, FIELD_VERSION, FIELD_LENGTH, FIELD_AUTHORIZATION, FIELD_TYPE,
+    FIELD_CONNECTION, FIELD_UPGRADE, FIELD_ENCODING, FIELD_EXPECT, FIELDS
+};
+
+/* A request head as far as it has been read; all zero at its start. Spans count from the head's first byte. */
+struct head {
+    uint16_t line, scan; /* the line being read starts, and has been looked at up to */
+    uint8_t begun;       /* the request line has been read */
+    uint8_t minor;       /* HTTP/1.minor */
+    uint16_t flags, seen; /* head_flag; 1 << head_field for each that was there */
+    struct span method, target, fields, host, origin, key, authorization;
+    uint64_t length; /* Content-Length */
+};
+
+/* The characters of a token (RFC 9110, 5.6.2). */
+static int http_tchar(uint8_t c)
+{
+    return ascii_digit(c) || (ascii_lower(c) >= 'a' && ascii_lower(c) <= 'z') ||
+           (c != '\0' && strchr("!#$%&'*+-.^_`|~", c));
+}
+
+static int http_blank(uint8_t c)
+{
+    return c == ' ' || c == '\t';
+}
+
+/* Takes the blanks off both ends of *p[0..*n). */
+static void http_trim(const uint8_t **p, size_t *n)
+{
+    while (*n > 0 && http_blank((*p)[*n - 1])) --*n;
+    while (*n > 0 && http_blank(**p)) ++*p, --*n;
+}
+
+/* Takes the next member off a comma-separated list (RFC 9110, 5.6.1): 1 and the member, or 0 at its end. */
+static int http_list_next(const uint8_t **list, size_t *left, const uint8_t **member, size_t *size)
+{
+    const uint8_t *comma;
+    if (*left == 0) return 0;
+    comma = memchr(*list, ',', *left);
+    *member = *list;
+    *size = comma ? (size_t)(comma - *list) : *left;
+    *list += *size + (comma != NULL);
+    *left -= *size + (comma != NULL);
+    http_trim(member, size);
+    return 1;
+}
+
+/* The flags of all members of a list that are named here. */
+static unsigned http_list_flags(const uint8_t *p, size_t n)
+{
+    static const struct {
+        const char *name;
+        uint8_t flag;
+    } rows[] = {{"close", HEAD_CLOSE}, {"keep-alive", HEAD_KEEP_ALIVE}, {"upgrade", HEAD_UPGRADE},
+                {"websocket", HEAD_WEBSOCKET}, {"100-continue", HEAD_CONTINUE}};
+    const uint8_t *member;
+    size_t size;
+    unsigned flags = 0;
+    while (http_list_next(&p, &n, &member, &size))
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+            if (ascii_equal(member, size, rows[i].name)) flags |= rows[i].flag;
+    return flags;
+}
+
+/* Takes note of one header field that matters here. 0, or -status. */
+static int head_note(struct head *h, unsigned field, struct span value, const uint8_t *p)
+{
+    const unsigned lists = 1U << FIELD_CONNECTION | 1U << FIELD_UPGRADE | 1U << FIELD_EXPECT;
+    const uint8_t *media = memchr(p, ';', value.size);
+    size_t media_size = media ? (size_t)(media - p) : value.size;
+    unsigned flags = http_list_flags(p, value.size);
+    if ((h->seen & 1U << field) && !(lists & 1U << field)) return -400;
+    h->seen = (uint16_t)(h->seen | 1U << field);
+    switch (field) {
+    case FIELD_HOST: h->host = value; return 0;
+    case FIELD_ORIGIN: h->origin = value; return 0;
+    case FIELD_KEY: h->key = value; return 0;
+    case FIELD_AUTHORIZATION: h->authorization = value; return 0;
+    case FIELD_LENGTH: return decimal_parse(p, value.size, &h->length) < 0 ? -400 : 0;
+    case FIELD_ENCODING:
+        if (!ascii_equal(p, value.size, "chunked")) return -501;
+        flags = HEAD_CHUNKED;
+        break;
+    case FIELD_VERSION: flags = ascii_equal(p, value.size, "13") ? HEAD_VERSION_13 : 0; break;
+    case FIELD_TYPE:
+        http_trim(&p, &media_size);
+        flags = ascii_equal(p, media_size, "application/octet-stream") ? HEAD_BINARY : 0;
+        break;
+    case FIELD_UPGRADE: flags &= HEAD_WEBSOCKET; break;
+    case FIELD_EXPECT: flags &= HEAD_CONTINUE; break;
+    default: flags &= HEAD_CLOSE | HEAD_KEEP_ALIVE | HEAD_UPGRADE; break;
+    }
+    h->flags = (uint16_t)(h->flags | flags);
+    return 0;
+}
+
+/* A field line p[0..n), which starts `at` bytes into the head. 0, or -status. */
+static int head_field_line(struct head *h, const uint8_t *p, size_t n, size_t at)
+{
+    static const char *const names[FIELDS] = {
+        [FIELD_HOST] = "host", [FIELD_ORIGIN] = "origin", [FIELD_KEY] = "sec-websocket-key",
+        [FIELD_VERSION] = "sec-websocket-version", [FIELD_LENGTH] = "content-length",
+        [FIELD_AUTHORIZATION] = "authorization", [FIELD_TYPE] = "content-type",
+        [FIELD_CONNECTION] = "connection", [FIELD_UPGRADE] = "upgrade",
+        [FIELD_ENCODING] = "transfer-encoding", [FIELD_EXPECT] = "expect"};
+    size_t name = 0;
+    while (name < n && http_tchar(p[name])) name++;
+    if (name == 0 || name == n || p[name] != ':') return -400;
+    const uint8_t *value = p + name + 1;
+    size_t size = n - name - 1;
+    http_trim(&value, &size);
+    struct span span = {(uint16_t)(at + (size_t)(value - p)), (uint16_t)size};
+    for (unsigned field = 0; field < FIELDS; field++)
+        if (ascii_equal(p, name, names[field])) return head_note(h, field, span, value);
+    return 0;
+}
+
+/* The request line p[0..n), which starts `at` bytes into the head. 0, or -status. */
+static int head_request_line(struct head *h, const uint8_t *p, size_t n, size_t at)
+{
+    size_t method = 0, end;
+    while (method < n && http_tchar(p[method])) method++;
+    if (method == 0 || method == n || p[method] != ' ') return -400;
+    for (end = method + 1; end < n && p[end] > ' ' && p[end] < 0x7f; end++) {}
+    if (end == method + 1 || n - end != 9 || memcmp(p + end, " HTTP/1.", 8) != 0 || !ascii_digit(p[n - 1])) return -400;
+    h->method = (struct span){(uint16_t)at, (uint16_t)method};
+    h->target = (struct span){(uint16_t)(at + method + 1), (uint16_t)(end - method - 1)};
+    h->minor = p[n - 1] > '0';
+    h->begun = 1;
+    return 0;
+}
+
+/* Looks at the head's bytes up to the end of the next line. Returns where that line ends (its LF excluded), 0: more is
+ * needed, or -400 at a byte that no line may have. */
+static int head_scan(struct head *h, const uint8_t *p, size_t n)
+{
+    for (; h->scan < n; h->scan++) {
+        uint8_t c = p[h->scan];
+        int after_cr = h->scan > h->line && p[h->scan - 1] == '\r';
+        if (after_cr != (c == '\n')) return -400;
+        if (c == '\n') return h->scan;
+        if ((c < ' ' && c != '\t' && c != '\r') || c == 0x7f) return -400;
+    }
+    return 0;
+}
+
+/* What all heads must have. 0, or -status. */
+static int head_check(const struct head *h)
+{
+    const unsigned both = 1U << FIELD_LENGTH | 1U << FIELD_ENCODING;
+    if (h->minor > 0 && !(h->seen & 1U << FIELD_HOST)) return -400;
+    return (h->seen & both) == both ? -400 : 0;
+}
+
+/* Reads a request head from p[0..n), going on where it stopped: the same bytes must stand before the new ones. Returns
+ * the head's length, 0: more is needed, or -status to refuse it with: 400, 431, 501. */
+static int head_parse(struct head *h, const uint8_t *p, size_t n)
+{
+    const size_t limit = n < HEAD_MAX ? n : HEAD_MAX;
+    int end, status;
+    while ((end = head_scan(h, p, limit)) > 0) {
+        const uint8_t *line = p + h->line;
+        size_t size = (size_t)end - 1 - h->line, at = h->line;
+        h->line = h->scan = (uint16_t)(end + 1);
+        if (size == 0 && !h->begun) continue; /* an empty line before the request is forgiven (RFC 9112, 2.2) */
+        if (size == 0) {
+            status = head_check(h);
+            return status < 0 ? status : end + 1;
+        }
+        if (h->begun) {
+            status = head_field_line(h, line, size, at);
+        } else {
+            status = head_request_line(h, line, size, at);
+            h->fields.at = h->line;
+        }
+        if (status < 0) return status;
+    }
+    return end < 0 ? end : n >= HEAD_MAX ? -431 : 0;
+}
+
+/* ===== Chunks (RFC 9112, section 7.1) ===== */
+
+enum chunk_state { CHUNK_SIZE, CHUNK_EXTENSION, CHUNK_SIZE_LF, CHUNK_DATA, CHUNK_CR, CHUNK_LF, CHUNK_TRAILER,
+                   CHUNK_TRAILER_LINE, CHUNK_TRAILER_LF, CHUNK_LAST_LF, CHUNK_DONE };
+
+/* A chunked body between two bytes; all zero at its start. */
+struct chunk {
+    uint8_t state, digits;
+    uint16_t trailer; /* bytes of extensions and trailers, which are read past but not without end */
+    uint64_t left;    /* of the chunk's data */
+};
+
+static int chunk_size_byte(struct chunk *k, uint8_t c)
+{
+    int digit = hex_value(c);
+    if (digit >= 0 && k->digits < 15) {
+        k->left = k->left << 4 | (unsigned)digit;
+        k->digits++;
+        return CHUNK_SIZE;
+    }
+    if (k->digits == 0 || digit >= 0) return -1;
+    return c == '\r' ? CHUNK_SIZE_LF : c == ';' || http_blank(c) ? CHUNK_EXTENSION : -1;
+}
+
+/* The state after a byte that is not data, or -1 when no chunked body has it there. */
+static int chunk_step(struct chunk *k, uint8_t c)
+{
+    switch (k->state) {
+    case CHUNK_SIZE: return chunk_size_byte(k, c);
+    case CHUNK_EXTENSION: return c == '\r' ? CHUNK_SIZE_LF : c >= ' ' || c == '\t' ? CHUNK_EXTENSION : -1;
+    case CHUNK_SIZE_LF: return c != '\n' ? -1 : k->left > 0 ? CHUNK_DATA : CHUNK_TRAILER;
+    case CHUNK_CR: return c == '\r' ? CHUNK_LF : -1;
+    case CHUNK_LF:
+        k->digits = 0;
+        return c == '\n' ? CHUNK_SIZE : -1;
+    case CHUNK_TRAILER: return c == '\r' ? CHUNK_LAST_LF : http_tchar(c) ? CHUNK_TRAILER_LINE : -1;
+    case CHUNK_TRAILER_LINE: return c == '\r' ? CHUNK_TRAILER_LF : c >= ' ' || c == '\t' ? CHUNK_TRAILER_LINE : -1;
+    case CHUNK_TRAILER_LF: return c == '\n' ? CHUNK_TRAILER : -1;
+    default: return c == '\n' ? CHUNK_DONE : -1; /* CHUNK_LAST_LF */
+    }
+}
+
+/* Reads on in p[0..n). Returns how many bytes it used, -1 when they are no chunked body. *data is how many of the last
+ * bytes used are the body's: it stops behind every piece of data, and when it is done. */
+static int chunk_feed(struct chunk *k, const uint8_t *p, size_t n, size_t *data)
+{
+    size_t i = 0;
+    *data = 0;
+    while (i < n && k->state != CHUNK_DONE) {
+        if (k->state == CHUNK_DATA) {
+            *data = n - i < k->left ? n - i : (size_t)k->left;
+            k->left -= *data;
+            if (k->left == 0) k->state = CHUNK_CR;
+            return (int)(i + *data);
+        }
+        int extra = k->state == CHUNK_EXTENSION || k->state == CHUNK_TRAILER_LINE;
+        int next = extra && ++k->trailer > HEAD_MAX ? -1 : chunk_step(k, p[i++]);
+        if (next < 0) return -1;
+        k->state = (uint8_t)next;
+    }
+    return (int)i;
+}
+
+/* ===== Targets (RFC 9112, section 3.2; RFC 3986) ===== */
+
+/* Percent-decodes p[0..n) into out[0..size). Returns the length, -400 for bad encoding, NUL or '/' in it, -414 when it
+ * does not fit. */
+static int token_decode(const uint8_t *p, size_t n, uint8_t *out, size_t size)
+{
+    size_t used = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint8_t c = p[i];
+        if (c == '%') {
+            int high = n - i > 2 ? hex_value(p[i + 1]) : -1, low = n - i > 2 ? hex_value(p[i + 2]) : -1;
+            if (high < 0 || low < 0) return -400;
+            c = (uint8_t)(high << 4 | low);
+            i += 2;
+        }
+        if (c == '\0' || c == '/') return -400;
+        if (used < size) out[used] = c;
+        used++;
+    }
+    return used > size ? -414 : (int)used;
+}
+
+/* Takes scheme and authority off an absolute-form target; an origin-form one stays as it is. */
+static void target_origin_form(const uint8_t **p, size_t *n)
+{
+    const uint8_t *slash;
+    size_t skip = *n > 7 && ascii_equal(*p, 7, "http://") ? 7 : *n > 8 && ascii_equal(*p, 8, "https://") ? 8 : 0;
+    if (skip == 0) return;
+    slash = memchr(*p + skip, '/', *n - skip);
+    *n = slash ? *n - (size_t)(slash - *p) : 0;
+    if (slash) *p = slash;
+}
+
+/* The host of HOST[:PORT] or [V6][:PORT]: its length. */
+static size_t host_size(const uint8_t *p, size_t n)
+{
+    const uint8_t *end = n > 0 && *p == '[' ? memchr(p, ']', n) : memchr(p, ':', n);
+    if (!end) return n;
+    return (size_t)(end - p) + (*end == ']');
+}
+
+/* Whether an Origin (SCHEME://HOST[:PORT]) names the host of a Host header, whatever the ports. */
+static int origin_is_host(const uint8_t *origin, size_t origin_n, const uint8_t *host, size_t host_n)
+{
+    size_t at = 0, size, i = 0;
+    while (at + 3 <= origin_n && memcmp(origin + at, "://", 3) != 0) at++;
+    if (at + 3 > origin_n) return 0;
+    origin += at + 3;
+    size = host_size(origin, origin_n - at - 3);
+    if (size == 0 || size != host_size(host, host_n)) return 0;
+    while (i < size && ascii_lower(origin[i]) == ascii_lower(host[i])) i++;
+    return i == size;
+}
+
+/* Whether two secrets are the same, in a time that depends on the given one's length only. */
+static int secret_equal(const uint8_t *given, size_t n, const char *secret)
+{
+    size_t size = strlen(secret), at = 0;
+    unsigned differ = n != size;
+    for (size_t i = 0; i < n; i++) {
+        differ |= (unsigned)(given[i] ^ (uint8_t)secret[at]);
+        if (at < size) at++;
+    }
+    return differ == 0;
+}
+
+/* ===== Frames (RFC 6455, section 5) ===== */
+
+enum opcode { OP_CONTINUATION = 0, OP_TEXT = 1, OP_BINARY = 2, OP_CLOSE = 8, OP_PING = 9, OP_PONG = 10 };
+enum { FRAME_HEAD_MAX = 14, CONTROL_MAX = 125 };
+
+struct frame {
+    uint8_t fin, opcode, mask[4];
+    uint64_t size; /* of the payload */
+};
+
+/* Reads a client's frame head from p[0..n): its length, 0: more is needed, or -1002. */
+static int frame_decode(const uint8_t *p, size_t n, struct frame *f)
+{
+    if (n < 1) return 0;
+    f->fin = p[0] >> 7;
+    f->opcode = p[0] & 15;
+    int control = f->opcode >= OP_CLOSE;
+    if ((p[0] & 0x70) || (f->opcode > OP_BINARY && !control) || f->opcode > OP_PONG || (control && !f->fin)) return -1002;
+    if (n < 2) return 0;
+    size_t size = p[1] & 127U, extended = size == 126 ? 2 : size == 127 ? 8 : 0;
+    if (!(p[1] & 0x80) || (control && size > CONTROL_MAX)) return -1002;
+    if (n < 2 + extended + 4) return 0;
+    f->size = extended > 0 ? 0 : size;
+    for (size_t i = 0; i < extended; i++) f->size = f->size << 8 | p[2 + i];
+    if (f->size >> 63 || (extended == 2 && f->size < 126) || (extended == 8 && f->size < 65536)) return -1002;
+    memcpy(f->mask, p + 2 + extended, 4);
+    return (int)(2 + extended + 4);
+}
+
+/* The length of an unmasked frame head for a payload of `size` bytes. */
+static size_t frame_head_size(uint64_t size)
+{
+    return size < 126 ? 2 : size < 65536 ? 4 : 10;
+}
+
+/* Writes the head of an unmasked, final frame to out[0..frame_head_size(size)). Returns that length. */
+static size_t frame_encode(uint8_t *out, unsigned opcode, uint64_t size)
+{
+    size_t n = frame_head_size(size);
+    out[0] = (uint8_t)(0x80 | opcode);
+    out[1] = n == 2 ? (uint8_t)size : n == 4 ? 126 : 127;
+    store_be(out + 2, n - 2, size);
+    return n;
+}
+
+/* Unmasks src[0..n) into dst, which may be the same or stand before src; phase is how many bytes of the payload came
+ * before. Eight bytes a step: each is read before what it overlaps is written. */
+static void frame_unmask(uint8_t *dst, const uint8_t *src, size_t n, const uint8_t mask[4], uint64_t phase)
+{
+    uint8_t turned[8];
+    uint64_t key, word;
+    size_t i = 0;
+    for (unsigned k = 0; k < 8; k++) turned[k] = mask[(phase + k) & 3];
+    memcpy(&key, turned, sizeof key);
+    for (; n - i >= sizeof word; i += sizeof word) {
+        memcpy(&word, src + i, sizeof word);
+        word ^= key;
+        memcpy(dst + i, &word, sizeof word);
+    }
+    for (; i < n; i++) dst[i] = src[i] ^ turned[i & 7];
+}
+
+/* Whether an endpoint may send this close code (RFC 6455, 7.4; the registry's 1012 to 1014). */
+static int close_code_valid(unsigned code)
+{
+    return (code >= 1000 && code <= 1003) || (code >= 1007 && code <= 1014) || (code >= 3000 && code <= 4999);
+}
+
+/* ===== Server ===== */
+
+enum conn_state {
+    CONN_FREE,
+    CONN_HEAD,    /* a client whose request head is incomplete */
+    CONN_OPEN,    /* a session */
+    CONN_CLOSING, /* was a session: flushes, then waits for the peer's close frame */
+    CONN_LINGER,  /* flushes its last bytes, shuts down, then waits for the peer's end */
+    CONN_PUSH,    /* a pusher */
+    CONN_DEAD     /* to be buried at the end of the turn */
+};
+
+enum conn_flag {
+    CONN_WAITING = 1, /* not read: it needs an input buffer and none is free */
+    CONN_ABRUPT = 2,  /* after the frame it is in only its own last bytes are sent */
+    CONN_SHUT = 4,    /* our side is shut down */
+    CONN_STARVED = 8  /* its last frame was cut off: the buffer had no room for it */
+};
+
+/* The lists of connections by deadline: each has one duration, so that joining at the tail keeps the order. */
+enum timer {
+    TIMER_NONE,
+    TIMER_HEAD,  /* handshake_timeout: a request must be complete */
+    TIMER_PING,  /* ping: quiet so long */
+    TIMER_PONG,  /* pong: a ping is out */
+    TIMER_WRITE, /* write_timeout: output is waiting and does not move */
+    TIMER_CLOSE, /* close_timeout */
+    TIMER_IDLE,  /* a pusher between two requests */
+    TIMER_DEAD,  /* no deadline: buried this turn */
+    TIMERS
+};
+
+/* Both ends of a list. */
+struct chain {
+    uint32_t first, last;
+};
+
+/* A slot of the table. */
+struct conn {
+    int32_t fd;
+    uint32_t generation; /* counts the sessions this slot has had */
+    uint8_t state, timer, flags, reason;
+    uint16_t code, name_size;
+    uint32_t queued;     /* messages waiting for it, */
+    uint32_t sent;       /* bytes of the first of them that the kernel has taken, */
+    uint32_t replay;     /* and how many of them are from before it came: they don't count as slow */
+    uint32_t own, all; /* the next waiting of its token and of those for all; what follows those waits, too */
+    struct chain out;  /* waiting for it alone */
+    uint32_t token, next, prev;             /* its token's record; a ring of its sessions, oldest first */
+    uint32_t at;                            /* in the poll set */
+    uint32_t timer_next, timer_prev;        /* timer_next: the free list, too */
+    uint16_t input;                         /* 1 + the input buffer it holds, or 0 */
+    uint16_t port;
+    uint64_t due_ms;
+    uint8_t address[16]; /* IPv4 is mapped; all zero: a Unix socket */
+};
+
+/* The first block of a message starts with this; its token's name and its payload follow. */
+struct message {
+    uint64_t id, due_ms;
+    uint32_t size;               /* of the payload */
+    uint32_t refs;               /* sessions that still have to get it */
+    uint32_t next, prev;         /* of the same token, or for all; of one connection (next only) */
+    uint32_t age_next, age_prev; /* those that nobody has got, by expiry */
+    uint32_t token, last;        /* record or NONE; the last block */
+    uint16_t name_size;
+    uint8_t kind;                /* opcode, or 0 for bytes as they go on the wire */
+    uint8_t flags;
+};
+
+enum message_flag {
+    MESSAGE_LINKED = 1, /* in the chain of its token or of all */
+    MESSAGE_GOT = 2,    /* a kernel has taken all of it for a session */
+    MESSAGE_AGING = 4,  /* on the list by expiry */
+    MESSAGE_OVERDUE = 8 /* expired while sessions still wait for it */
+};
+
+/* What is known of a token that has a session or a message. Its name stands with the first of those. */
+struct token {
+    uint32_t hash, next;                  /* next of the bucket, or free */
+    uint32_t first_session, sessions;
+    struct chain messages;                /* oldest and newest */
+    uint32_t held;                        /* of them, those that nobody has got and nobody is getting */
+};
+
+/* Bytes of a unit that is not complete. Of a session, data[0..have) is the message so far and data[raw..used) what is
+ * not decoded yet. */
+struct input {
+    uint8_t *data;
+    size_t size, used, raw, have;
+    uint64_t since_ms, left, phase; /* held since; payload of the frame: to come, come */
+    uint32_t owner;
+    uint8_t mask[4], opcode, fin, in_frame;
+    uint8_t kind; /* of the message being put together, or 0 */
+    struct utf8 utf8;
+    struct head head;
+};
+
+enum push_phase { PUSH_HEAD, PUSH_BODY, PUSH_CHUNKS };
+enum push_target { TO_TOKEN, TO_ALL, TO_NOBODY };
+
+/* A request at the push door whose body is coming. */
+struct push {
+    uint64_t left; /* of a body with a length */
+    struct chunk chunk;
+    struct utf8 utf8;
+    uint32_t draft, size; /* the message so far, or NONE */
+    int status;           /* of the refusal to answer with when the body is over, or 0 */
+    uint8_t phase, target, kind, close, head_only;
+};
+
+struct address {
+    uint8_t bytes[16];
+    uint32_t sessions, next;
+};
+
+struct metrics {
+    uint64_t opened, closed[EXPORTWS_REASONS], pushed, delivered, held, expired, received, heartbeats, pings;
+    uint64_t bytes_sent, bytes_received, posts_refused, refused[16];
+};
+
+/* Where the ring of exportws_post starts and ends, behind its lock. */
+struct ring {
+    pthread_mutex_t lock;
+    uint8_t *bytes;
+    size_t size, first, used;
+    int closed;
+};
+
+struct door {
+    int fd;
+    uint32_t at;
+    char path[108]; /* of a Unix socket, to be removed at the end */
+};
+
+struct exportws {
+    exportws_options o;
+    uint64_t now_ms, next_id, drain_due_ms, accept_due_ms, memory_bytes;
+    uint32_t capacity, conns_end, pushers_at; /* sessions [0, capacity), handshakes, pushers [pushers_at, conns_end) */
+    uint32_t poll_count, sessions, online, handshakes, pushers, held;
+    uint32_t free_session, free_handshake, free_pusher, free_token, free_block, free_address, free_inputs;
+    uint32_t seats; /* session slots in use, closing ones too */
+    uint32_t blocks_free, block_count, blocks_private;
+    uint32_t token_count, bucket_mask, address_mask, input_count;
+    uint32_t left_first, left_last; /* sessions that have left and whose on_close is to come */
+    uint32_t waiting;               /* connections that wait for an input buffer */
+    struct chain timers[TIMERS], all, aging;
+    unsigned durations_ms[TIMERS];
+    size_t block_bytes, stage_size, answers_size, answers_used, name_bytes;
+    int wake[2];
+    struct door doors[2];
+    uint8_t stopping, stopped, in_turn, in_log, accept_paused, inputs_freed, posts_left;
+    uint8_t key[16];
+    struct metrics m;
+    struct ring ring;
+
+    struct pollfd *polls;
+    uint32_t *owners;
+    struct conn *conns;
+    struct token *tokens;
+    uint32_t *buckets;
+    char *names;
+    struct push *pushes;
+    struct address *addresses;
+    uint32_t *address_buckets;
+    uint8_t *blocks;
+    uint32_t *links;
+    struct input *inputs, *scratch;
+    uint8_t *stage, *answers;
+};
+
+static char *conn_name(const struct exportws *w, const struct conn *c)
+{
+    return w->names + (size_t)(c - w->conns) * w->name_bytes;
+}
+
+static exportws_id conn_id(const struct exportws *w, const struct conn *c)
+{
+    return (uint64_t)c->generation << 32 | (uint64_t)(c - w->conns);
+}
+
+static int conn_is_pusher(const struct exportws *w, const struct conn *c)
+{
+    return c >= w->conns + w->pushers_at;
+}
+
+static int conn_is_session(const struct exportws *w, const struct conn *c)
+{
+    return c < w->conns + w->capacity;
+}
+
+/* ===== Log (logfmt) ===== */
+
+struct line {
+    struct text text;
+    int level;
+    char bytes[LINE_MAX_BYTES];
+};
+
+static void log_time(struct text *t)
+{
+    time_t now = time(NULL);
+    struct tm tm;
+    if (!gmtime_r(&now, &tm)) memset(&tm, 0, sizeof tm);
+    text_decimal(t, (uint64_t)(tm.tm_year + 1900));
+    text_add(t, "-"), text_two(t, tm.tm_mon + 1);
+    text_add(t, "-"), text_two(t, tm.tm_mday);
+    text_add(t, "T"), text_two(t, tm.tm_hour);
+    text_add(t, ":"), text_two(t, tm.tm_min);
+    text_add(t, ":"), text_two(t, tm.tm_sec);
+    text_add(t, "Z");
+}
+
+/* Begins a line; 0 when nobody wants it. */
+static int log_begin(struct exportws *w, struct line *l, int level, const char *event)
+{
+    static const char *const names[] = {"error", "warn", "info", "debug"};
+    if (!w->o.on_log || level > w->o.log_level || w->in_log) return 0;
+    l->level = level;
+    l->text = (struct text){l->bytes, 0, sizeof l->bytes};
+    text_add(&l->text, "time="), log_time(&l->text);
+    text_add(&l->text, " level="), text_add(&l->text, names[level]);
+    text_add(&l->text, " event="), text_add(&l->text, event);
+    return 1;
+}
+
+static void log_word(struct line *l, const char *key, const char *word)
+{
+    text_add(&l->text, " "), text_add(&l->text, key), text_add(&l->text, "="), text_add(&l->text, word);
+}
+
+/* Words of our own, in quotes. */
+static void log_words(struct line *l, const char *key, const char *words)
+{
+    log_word(l, key, "\""), text_add(&l->text, words), text_add(&l->text, "\"");
+}
+
+static void log_number(struct line *l, const char *key, uint64_t value)
+{
+    log_word(l, key, "");
+    text_decimal(&l->text, value);
+}
+
+/* Bytes from outside, escaped and cut. */
+static void log_outside(struct line *l, const char *key, const void *p, size_t n, size_t most)
+{
+    log_word(l, key, "");
+    text_escaped(&l->text, p, n < most ? n : most);
+    if (n > most) text_add(&l->text, "\xe2\x80\xa6");
+}
+
+/* A token is a capability: four bytes of it, whole only at debug. */
+static void log_token(const struct exportws *w, struct line *l, const void *p, size_t n)
+{
+    if (w->o.log_level >= EXPORTWS_LOG_DEBUG) {
+        log_outside(l, "token", p, n, n);
+        return;
+    }
+    log_outside(l, "token", p, n < 4 ? n : 4, 4);
+    text_add(&l->text, "\xe2\x80\xa6");
+}
+
+static void text_address(struct text *t, const uint8_t address[16], unsigned port)
+{
+    static const uint8_t unix_socket[16] = {0}, mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+    char name[INET6_ADDRSTRLEN] = "?";
+    int v4 = memcmp(address, mapped, sizeof mapped) == 0;
+    if (port == 0 && memcmp(address, unix_socket, 16) == 0) {
+        text_add(t, "unix");
+        return;
+    }
+    inet_ntop(v4 ? AF_INET : AF_INET6, address + (v4 ? 12 : 0), name, sizeof name);
+    text_add(t, v4 ? "" : "["), text_add(t, name), text_add(t, v4 ? ":" : "]:");
+    text_decimal(t, port);
+}
+
+static void log_peer(struct line *l, const struct conn *c)
+{
+    log_word(l, "peer", "");
+    text_address(&l->text, c->address, c->port);
+}
+
+static void log_counts(const struct exportws *w, struct line *l)
+{
+    log_number(l, "online", w->online);
+    log_number(l, "sessions", w->sessions);
+}
+
+static void log_end(struct exportws *w, struct line *l)
+{
+    text_end(&l->text);
+    w->in_log = 1;
+    w->o.on_log(w->o.user, l->level, l->bytes);
+    w->in_log = 0;
+}
+
+/* ===== Options ===== */
+
+enum option_kind { OPTION_TEXT, OPTION_COUNT, OPTION_BYTES, OPTION_SECONDS, OPTION_FLAG, OPTION_FILE, OPTION_LIST,
+                   OPTION_ACTION };
+
+/* One row makes the range check, the parser, the default and the --help line. */
+struct option {
+    const char *name;
+    uint8_t kind;
+    size_t at; /* in exportws_options */
+    uint64_t least, most;
+    const char *unit, *help;
+};
+
+#define AT(member) offsetof(exportws_options, member)
+
+static const struct option options[] = {
+    {"listen", OPTION_TEXT, AT(listen), 0, 0, "ADDR", "client door: HOST:PORT [V6]:PORT :PORT unix:PATH; port 0 picks one"},
+    {"push", OPTION_TEXT, AT(push), 0, 0, "ADDR", "push door, same forms; none closes it"},
+    {"push-secret-file", OPTION_FILE, AT(push_secret), 0, 0, "F", "secret for the push door (first line of F)"},
+    {"path", OPTION_TEXT, AT(path), 0, 0, "P", "what stands before the token"},
+    {"capacity", OPTION_COUNT, AT(capacity), 1, 1000000, "N", "sessions at once"},
+    {"handshakes", OPTION_COUNT, AT(handshakes), 1, 1000000, "N", "client connections whose head is incomplete"},
+    {"pushers", OPTION_COUNT, AT(pushers), 1, 100000, "N", "connections at the push door at once"},
+    {"per-token", OPTION_COUNT, AT(per_token), 1, 1000000, "N", "sessions of one token"},
+    {"per-address", OPTION_COUNT, AT(per_address), 0, 1000000, "N", "sessions from one peer address; 0: no bound"},
+    {"max-token", OPTION_BYTES, AT(max_token_bytes), 1, 1024, "BYTES", "longest token"},
+    {"max-message", OPTION_BYTES, AT(max_message_bytes), 1, 1U << 30, "BYTES", "longest message from a client"},
+    {"max-push", OPTION_BYTES, AT(max_push_bytes), 1, 1U << 30, "BYTES", "longest message from a pusher"},
+    {"queue", OPTION_COUNT, AT(queue), 1, 1000000, "N", "messages waiting for one session"},
+    {"buffer", OPTION_BYTES, AT(buffer_bytes), 2048, 1ULL << 36, "BYTES", "all waiting and held messages together"},
+    {"hold", OPTION_SECONDS, AT(hold_ms), 0, 86400000, "SECONDS", "a message for an absent token is kept; 0: not"},
+    {"ping", OPTION_SECONDS, AT(ping_ms), 1, 86400000, "SECONDS", "quiet time before a ping"},
+    {"pong", OPTION_SECONDS, AT(pong_ms), 1, 86400000, "SECONDS", "then: time to show life, else reclaimed"},
+    {"handshake-timeout", OPTION_SECONDS, AT(handshake_timeout_ms), 1, 86400000, "SECONDS",
+     "a request must be complete"},
+    {"close-timeout", OPTION_SECONDS, AT(close_timeout_ms), 1, 86400000, "SECONDS",
+     "the peer must answer a close"},
+    {"write-timeout", OPTION_SECONDS, AT(write_timeout_ms), 1, 86400000, "SECONDS",
+     "a session may take nothing so long"},
+    {"drain", OPTION_SECONDS, AT(drain_ms), 0, 86400000, "SECONDS", "SIGTERM waits for sessions to finish closing"},
+    {"origin", OPTION_LIST, AT(origins), 0, 0, "O", "allowed Origin, repeatable; * for any; default: same host"},
+    {"heartbeat", OPTION_TEXT, AT(heartbeat), 0, 0, "TEXT", "a client's text that is swallowed"},
+    {"heartbeat-reply", OPTION_FLAG, AT(heartbeat_reply), 0, 0, "", "send it back"},
+    {"log", OPTION_ACTION, AT(log_level), 0, 0, "LEVEL", "error, warn, info or debug"},
+    {"memory", OPTION_ACTION, 0, 0, 0, "", "print the bytes that these options need, and exit"},
+    {"help", OPTION_ACTION, 0, 0, 0, "", "print this, and exit"},
+    {"version", OPTION_ACTION, 0, 0, 0, "", "print the version, and exit"},
+};
+
+enum { OPTIONS = sizeof options / sizeof *options };
+
+/* The number an option has. */
+static uint64_t option_number(const exportws_options *o, const struct option *row)
+{
+    const char *member = (const char *)o + row->at;
+    unsigned ms;
+    size_t size;
+    memcpy(&ms, member, sizeof ms);
+    memcpy(&size, member, sizeof size);
+    return row->kind == OPTION_SECONDS ? ms : size;
+}
+
+/* The name of the option that is out of range, or NULL. */
+static const char *options_wrong(const exportws_options *o)
+{
+    size_t n = o->path ? strlen(o->path) : 0;
+    for (unsigned i = 0; i < OPTIONS; i++) {
+        const struct option *row = &options[i];
+        if (row->kind != OPTION_COUNT && row->kind != OPTION_BYTES && row->kind != OPTION_SECONDS) continue;
+        uint64_t value = option_number(o, row);
+        if (value < row->least || value > row->most) return row->name;
+    }
+    if (n < 1 || n > 1024 || o->path[0] != '/' || o->path[n - 1] != '/') return "path";
+    for (size_t i = 0; i < n; i++)
+        if (o->path[i] <= ' ' || o->path[i] > '~' || strchr("?#%", o->path[i])) return "path";
+    if (!o->heartbeat || strlen(o->heartbeat) > CONTROL_MAX || !utf8_valid((const uint8_t *)o->heartbeat, strlen(o->heartbeat))) return "heartbeat";
+    if (o->push_secret && !*o->push_secret) return "push-secret";
+    if (o->origin_count > 0 && !o->origins) return "origin";
+    if (o->client_secret) return "client-secret";
+    if (o->trusted_proxy_count > 0) return "trusted-proxy";
+    if (o->demo) return "demo";
+    return NULL;
+}
+
+/* ===== Arena ===== */
+
+struct arena {
+    uint8_t *base; /* NULL: only measure */
+    size_t used;   /* SIZE_MAX: more than a size_t can say */
+};
+
+/* Takes count pieces of size bytes, aligned for anything in here. */
+static void *arena_take(struct arena *a, size_t count, size_t size)
+{
+    const size_t align = sizeof(uint64_t);
+    size_t at = a->used;
+    if (count > (SIZE_MAX - align - at) / size) {
+        a->used = SIZE_MAX - align;
+        return NULL;
+    }
+    a->used += (count * size + align - 1) / align * align;
+    return a->base ? a->base + at : NULL;
+}
+
+static uint32_t power_of_two(size_t least)
+{
+    uint32_t n = 1;
+    while (n < least && n < 1U << 30) n *= 2;
+    return n;
+}
+
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+static size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* The input buffers: w->inputs and the scratch behind them, each with its bytes. */
+static void layout_inputs(struct exportws *w, struct arena *a)
+{
+    const exportws_options *o = &w->o;
+    size_t size = larger(HEAD_MAX, o->max_message_bytes + 512);
+    size_t scratch = smaller(larger(o->max_push_bytes, o->max_message_bytes), 65536) + 1024;
+    struct input *inputs = arena_take(a, w->input_count + 1, sizeof *inputs);
+    for (uint32_t i = 0; i <= w->input_count; i++) {
+        size_t bytes = i < w->input_count ? size : scratch;
+        uint8_t *data = arena_take(a, bytes, 1);
+        if (inputs) {
+            inputs[i].data = data;
+            inputs[i].size = bytes;
+        }
+    }
+    w->inputs = inputs;
+    w->scratch = inputs ? inputs + w->input_count : NULL;
+}
+
+/* Measures (base NULL) and places all that a server needs: w->o is set, the rest of *w is filled in. Returns the bytes;
+ * SIZE_MAX or nearly so: too many to say. */
+static size_t layout(struct exportws *w, uint8_t *base)
+{
+    const exportws_options *o = &w->o;
+    struct arena a = {base, 0};
+    size_t per_block, pieces;
+    w->capacity = (uint32_t)o->capacity;
+    w->pushers_at = w->capacity + (uint32_t)o->handshakes;
+    w->conns_end = w->pushers_at + (uint32_t)o->pushers + PUSHERS_SPARE;
+    w->name_bytes = o->max_token_bytes + 1;
+    w->block_bytes = larger(BLOCK_BYTES, (sizeof(struct message) + o->max_token_bytes + 127) / 64 * 64);
+    per_block = w->block_bytes + sizeof *w->links + sizeof *w->tokens + sizeof *w->buckets;
+    w->block_count = (uint32_t)smaller(larger(o->buffer_bytes / per_block, 4), 1U << 30);
+    w->token_count = w->capacity + w->block_count;
+    w->bucket_mask = power_of_two(w->token_count / 2) - 1;
+    w->address_mask = o->per_address > 0 ? power_of_two(o->capacity) - 1 : 0;
+    w->input_count = (uint32_t)smaller(larger((o->capacity + o->handshakes) / 16, 1), 32);
+    w->stage_size = larger(o->max_push_bytes, CONTROL_MAX) + 32;
+    w->answers_size = smaller(larger(o->max_push_bytes, 1024), 8192);
+    pieces = o->per_address > 0 ? o->capacity : 0;
+    arena_take(&a, 1, sizeof *w);
+    w->polls = arena_take(&a, (size_t)w->conns_end + 3, sizeof *w->polls);
+    w->owners = arena_take(&a, (size_t)w->conns_end + 3, sizeof *w->owners);
+    w->conns = arena_take(&a, w->conns_end, sizeof *w->conns);
+    w->tokens = arena_take(&a, w->token_count, sizeof *w->tokens);
+    w->buckets = arena_take(&a, (size_t)w->bucket_mask + 1, sizeof *w->buckets);
+    w->names = arena_take(&a, o->capacity, w->name_bytes);
+    w->pushes = arena_take(&a, o->pushers + PUSHERS_SPARE, sizeof *w->pushes);
+    w->addresses = arena_take(&a, pieces, sizeof *w->addresses);
+    w->address_buckets = arena_take(&a, pieces > 0 ? (size_t)w->address_mask + 1 : 0, sizeof *w->address_buckets);
+    w->blocks = arena_take(&a, w->block_count, w->block_bytes);
+    w->links = arena_take(&a, w->block_count, sizeof *w->links);
+    layout_inputs(w, &a);
+    w->stage = arena_take(&a, w->stage_size, 1);
+    w->answers = arena_take(&a, w->answers_size, 1);
+    w->ring.size = 2 * (o->max_push_bytes + o->max_token_bytes + 16);
+    w->ring.bytes = arena_take(&a, w->ring.size, 1);
+    return a.used;
+}
+
+/* ===== Timers: lists of connections in order of deadline ===== */
+
+static void timer_clear(struct exportws *w, struct conn *c)
+{
+    struct chain *list = &w->timers[c->timer];
+    if (c->timer == TIMER_NONE) return;
+    *(c->timer_prev == NONE ? &list->first : &w->conns[c->timer_prev].timer_next) = c->timer_next;
+    *(c->timer_next == NONE ? &list->last : &w->conns[c->timer_next].timer_prev) = c->timer_prev;
+    c->timer = TIMER_NONE;
+}
+
+/* Moves a connection to the tail of a list: its deadline starts now. */
+static void timer_set(struct exportws *w, struct conn *c, unsigned timer)
+{
+    struct chain *list = &w->timers[timer];
+    uint32_t index = (uint32_t)(c - w->conns);
+    timer_clear(w, c);
+    c->timer = (uint8_t)timer;
+    c->due_ms = w->now_ms + w->durations_ms[timer];
+    c->timer_prev = list->last;
+    c->timer_next = NONE;
+    *(list->last == NONE ? &list->first : &w->conns[list->last].timer_next) = index;
+    list->last = index;
+}
+
+/* The first of a list whose time has come, or NULL. */
+static struct conn *timer_due(struct exportws *w, unsigned timer)
+{
+    uint32_t first = w->timers[timer].first;
+    return first != NONE && w->conns[first].due_ms <= w->now_ms ? &w->conns[first] : NULL;
+}
+
+/* ===== Poll set ===== */
+
+enum { OWNER_DOOR = 0x40000000, OWNER_WAKE = 0x40000002 };
+
+/* Adds an entry that waits to read; returns where it stands. */
+static uint32_t poll_add(struct exportws *w, int fd, uint32_t owner)
+{
+    uint32_t at = w->poll_count++;
+    w->polls[at] = (struct pollfd){.fd = fd, .events = POLLIN, .revents = 0};
+    w->owners[at] = owner;
+    return at;
+}
+
+/* Takes an entry out: the last one moves into its place. */
+static void poll_remove(struct exportws *w, uint32_t at)
+{
+    uint32_t last = --w->poll_count;
+    w->polls[at] = w->polls[last];
+    w->owners[at] = w->owners[last];
+    if (w->owners[at] < w->conns_end) w->conns[w->owners[at]].at = at;
+}
+
+/* Sets what a connection waits for: to be read unless it may not be, to be written while something waits. A pusher that
+ * does not take its answers is not read. */
+static void poll_want(struct exportws *w, struct conn *c)
+{
+    int blocked = (c->flags & CONN_WAITING) || (c->state == CONN_PUSH && c->queued > 0);
+    w->polls[c->at].events = (short)((blocked ? 0 : POLLIN) | (c->queued > 0 ? POLLOUT : 0));
+}
+
+/* Puts a connection on the list of the dead: the end of the turn closes it. */
+static void conn_doom(struct exportws *w, struct conn *c)
+{
+    if (c->state == CONN_DEAD) return;
+    c->state = CONN_DEAD;
+    timer_set(w, c, TIMER_DEAD);
+}
+
+/* ===== Messages ===== */
+
+/* The way through the buffer: the first block holds the message's head and the token's name, too. */
+static void *block_at(const struct exportws *w, uint32_t block)
+{
+    return w->blocks + (size_t)block * w->block_bytes;
+}
+
+static struct message *message_at(const struct exportws *w, uint32_t index)
+{
+    return block_at(w, index);
+}
+
+static const uint8_t *message_name(const struct message *m)
+{
+    return (const uint8_t *)(m + 1);
+}
+
+static uint32_t block_take(struct exportws *w, unsigned kind)
+{
+    uint32_t block = w->free_block;
+    if (block == NONE) return NONE;
+    w->free_block = w->links[block];
+    w->blocks_free--;
+    if (kind == 0) w->blocks_private++;
+    return block;
+}
+
+static void message_free(struct exportws *w, uint32_t index)
+{
+    struct message *m = message_at(w, index);
+    uint32_t block = index, last = m->last, n = 1;
+    for (; block != last; block = w->links[block]) n++;
+    w->links[last] = w->free_block;
+    w->free_block = index;
+    w->blocks_free += n;
+    if (m->kind == 0) w->blocks_private -= n;
+}
+
+/* A new, empty message that is nowhere yet: its index, or NONE when there is no room. */
+static uint32_t message_new(struct exportws *w, unsigned kind, const uint8_t *name, size_t name_size)
+{
+    uint32_t index = block_take(w, kind);
+    if (index == NONE) return NONE;
+    struct message *m = message_at(w, index);
+    memset(m, 0, sizeof *m);
+    m->kind = (uint8_t)kind;
+    m->last = index;
+    m->next = m->prev = m->age_next = m->age_prev = m->token = NONE;
+    m->name_size = (uint16_t)name_size;
+    if (name_size > 0) memcpy(m + 1, name, name_size);
+    return index;
+}
+
+/* Appends to the payload. 0, or -1 when there is no room: then the message is as far as it came. */
+static int message_append(struct exportws *w, uint32_t index, const uint8_t *p, size_t n)
+{
+    struct message *m = message_at(w, index);
+    while (n > 0) {
+        size_t at = (sizeof *m + m->name_size + m->size) % w->block_bytes;
+        size_t piece = smaller(w->block_bytes - at, n);
+        if (at == 0) {
+            uint32_t block = block_take(w, m->kind);
+            if (block == NONE) return -1;
+            w->links[m->last] = block;
+            m->last = block;
+        }
+        memcpy((uint8_t *)block_at(w, m->last) + at, p, piece);
+        m->size += (uint32_t)piece;
+        p += piece, n -= piece;
+    }
+    return 0;
+}
+
+/* Copies the payload from byte `from` on to out[0..size). Returns how much there was. */
+static size_t message_copy(const struct exportws *w, uint32_t index, size_t from, uint8_t *out, size_t size)
+{
+    const struct message *m = message_at(w, index);
+    size_t n = smaller(m->size - from, size), at = sizeof *m + m->name_size + from, done = 0;
+    for (; at >= w->block_bytes && done < n; at -= w->block_bytes) index = w->links[index];
+    while (done < n) {
+        size_t piece = smaller(w->block_bytes - at, n - done);
+        memcpy(out + done, (const uint8_t *)block_at(w, index) + at, piece);
+        done += piece, at = 0;
+        if (done < n) index = w->links[index];
+    }
+    return n;
+}
+
+/* The chain a message stands in: its token's, or that of all. */
+static struct chain *message_chain(struct exportws *w, const struct message *m)
+{
+    return m->token == NONE ? &w->all : &w->tokens[m->token].messages;
+}
+
+static void message_age_off(struct exportws *w, struct message *m)
+{
+    if (!(m->flags & MESSAGE_AGING)) return;
+    m->flags &= (uint8_t)~MESSAGE_AGING;
+    *(m->age_prev == NONE ? &w->aging.first : &message_at(w, m->age_prev)->age_next) = m->age_next;
+    *(m->age_next == NONE ? &w->aging.last : &message_at(w, m->age_next)->age_prev) = m->age_prev;
+}
+
+/* Puts a message at the end of its token's chain (record NONE: of all). */
+static void message_link(struct exportws *w, uint32_t index, uint32_t record)
+{
+    struct message *m = message_at(w, index);
+    m->token = record;
+    struct chain *chain = message_chain(w, m);
+    m->prev = chain->last;
+    *(chain->last == NONE ? &chain->first : &message_at(w, chain->last)->next) = index;
+    chain->last = index;
+    m->flags |= MESSAGE_LINKED;
+    if (record == NONE || w->o.hold_ms == 0) return;
+    m->flags |= MESSAGE_AGING;
+    m->due_ms = w->now_ms + w->o.hold_ms;
+    m->age_prev = w->aging.last;
+    *(w->aging.last == NONE ? &w->aging.first : &message_at(w, w->aging.last)->age_next) = index;
+    w->aging.last = index;
+}
+
+/* A session's kernel has taken all of it. */
+static void message_got(struct exportws *w, struct message *m)
+{
+    m->flags |= MESSAGE_GOT;
+    message_age_off(w, m);
+}
+
+/* Takes a message out of its chain and gives its blocks back. */
+static void message_drop(struct exportws *w, uint32_t index)
+{
+    struct message *m = message_at(w, index);
+    struct chain *chain = message_chain(w, m);
+    *(m->prev == NONE ? &chain->first : &message_at(w, m->prev)->next) = m->next;
+    *(m->next == NONE ? &chain->last : &message_at(w, m->next)->prev) = m->prev;
+    message_age_off(w, m);
+    message_free(w, index);
+}
+
+/* ===== Tokens ===== */
+
+static uint32_t token_hash(const struct exportws *w, const uint8_t *name, size_t n)
+{
+    return (uint32_t)siphash(w->key, name, n);
+}
+
+static int token_is(const struct exportws *w, const struct token *t, const uint8_t *name, size_t n)
+{
+    if (t->first_session != NONE) {
+        const struct conn *c = &w->conns[t->first_session];
+        return c->name_size == n && memcmp(conn_name(w, c), name, n) == 0;
+    }
+    const struct message *m = message_at(w, t->messages.first);
+    return m->name_size == n && memcmp(message_name(m), name, n) == 0;
+}
+
+/* The record of a token, or NONE. */
+static uint32_t token_find(const struct exportws *w, const uint8_t *name, size_t n)
+{
+    uint32_t hash = token_hash(w, name, n), record = w->buckets[hash & w->bucket_mask];
+    while (record != NONE && !(w->tokens[record].hash == hash && token_is(w, &w->tokens[record], name, n)))
+        record = w->tokens[record].next;
+    return record;
+}
+
+/* The record of a token, made when there is none. There is one for each session and block, so it can't run out. The
+ * caller gives it a session or a message at once. */
+static uint32_t token_make(struct exportws *w, const uint8_t *name, size_t n)
+{
+    uint32_t record = token_find(w, name, n), hash = token_hash(w, name, n);
+    if (record != NONE) return record;
+    record = w->free_token;
+    struct token *t = &w->tokens[record];
+    w->free_token = t->next;
+    *t = (struct token){hash, w->buckets[hash & w->bucket_mask], NONE, 0, {NONE, NONE}, 0};
+    w->buckets[hash & w->bucket_mask] = record;
+    return record;
+}
+
+/* Gives a record back when nothing of its token is left. */
+static void token_release(struct exportws *w, uint32_t record)
+{
+    struct token *t = &w->tokens[record];
+    uint32_t *link = &w->buckets[t->hash & w->bucket_mask];
+    if (t->sessions > 0 || t->messages.first != NONE) return;
+    while (*link != record) link = &w->tokens[*link].next;
+    *link = t->next;
+    t->next = w->free_token;
+    w->free_token = record;
+}
+
+/* A message of a token changes between held (nobody has got it, nobody is getting it) and not. */
+static void token_held(struct exportws *w, uint32_t record, int by)
+{
+    w->tokens[record].held += (uint32_t)by;
+    w->held += (uint32_t)by;
+}
+
+static void message_log_expiry(struct exportws *w, const struct message *m)
+{
+    struct line l;
+    w->m.expired++;
+    if (!log_begin(w, &l, EXPORTWS_LOG_INFO, "expire")) return;
+    log_token(w, &l, message_name(m), m->name_size);
+    log_number(&l, "id", m->id), log_number(&l, "size", m->size);
+    log_end(w, &l);
+}
+
+/* Nobody waits for a message any more: keeps it when its time is not over and nobody has got it. */
+static void message_settle(struct exportws *w, uint32_t index)
+{
+    struct message *m = message_at(w, index);
+    uint32_t record = m->token;
+    if (m->flags & MESSAGE_AGING) {
+        token_held(w, record, 1);
+        return;
+    }
+    if (m->flags & MESSAGE_OVERDUE && !(m->flags & MESSAGE_GOT)) message_log_expiry(w, m);
+    message_drop(w, index);
+    if (record != NONE) token_release(w, record);
+}
+
+static void message_unref(struct exportws *w, uint32_t index)
+{
+    if (--message_at(w, index)->refs == 0) message_settle(w, index);
+}
+
+/* Takes away what has been held too long. */
+static int messages_expire(struct exportws *w)
+{
+    int events = 0;
+    while (w->aging.first != NONE && message_at(w, w->aging.first)->due_ms <= w->now_ms) {
+        uint32_t index = w->aging.first;
+        struct message *m = message_at(w, index);
+        message_age_off(w, m);
+        m->flags |= MESSAGE_OVERDUE;
+        events++;
+        if (m->refs > 0) continue;
+        token_held(w, m->token, -1);
+        message_settle(w, index);
+    }
+    return events;
+}
+
+/* ===== Output ===== */
+
+/* Hands bytes to the kernel: how many it took, or -1 when the connection is no more. */
+static ptrdiff_t conn_write(struct exportws *w, const struct conn *c, const uint8_t *p, size_t n)
+{
+    ssize_t sent = send(c->fd, p, n, MSG_NOSIGNAL);
+    if (sent >= 0) {
+        w->m.bytes_sent += (uint64_t)sent;
+        return sent;
+    }
+    return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR || errno == ENOBUFS || errno == ENOMEM ? 0 : -1;
+}
+
+/* Lets a kept message wait for one connection, behind all else that waits. */
+static void conn_queue_private(struct exportws *w, struct conn *c, uint32_t index)
+{
+    message_at(w, index)->id = w->next_id++;
+    *(c->out.last == NONE ? &c->out.first : &message_at(w, c->out.last)->next) = index;
+    c->out.last = index;
+    c->queued++;
+}
+
+/* Sends bytes to one connection; what the kernel does not take waits in the buffer, of which `share` blocks may go to
+ * such rests. 0; -1: the connection is no more; -2: there is no room (with CONN_STARVED in the midst of a frame). */
+static int conn_send(struct exportws *w, struct conn *c, const uint8_t *p, size_t n, uint32_t share)
+{
+    ptrdiff_t sent = 0;
+    if (c->flags & CONN_STARVED) return -2;
+    if (c->queued == 0) {
+        sent = conn_write(w, c, p, n);
+        if (sent < 0) return -1;
+        p += sent, n -= (size_t)sent;
+        if (n == 0) return 0;
+    }
+    uint32_t index = w->blocks_private < share ? message_new(w, 0, NULL, 0) : NONE;
+    if (index == NONE || message_append(w, index, p, n) < 0) {
+        if (index != NONE) message_free(w, index);
+        if (sent > 0) c->flags |= CONN_STARVED;
+        return -2;
+    }
+    conn_queue_private(w, c, index);
+    return 0;
+}
+
+/* The blocks that pongs, closes and answers may take of the buffer: peers can make us send those. */
+static uint32_t control_share(const struct exportws *w)
+{
+    return w->block_count / 4;
+}
+
+/* The message a connection has to send next, or NONE: the oldest of three queues. */
+static uint32_t conn_next(const struct exportws *w, const struct conn *c)
+{
+    uint32_t next = c->out.first;
+    if (c->queued == 0) return NONE;
+    if (c->own != NONE && (next == NONE || message_at(w, c->own)->id < message_at(w, next)->id)) next = c->own;
+    if (c->all != NONE && (next == NONE || message_at(w, c->all)->id < message_at(w, next)->id)) next = c->all;
+    return next;
+}
+
+/* Steps over the message that conn_next gave. */
+static void conn_advance(struct exportws *w, struct conn *c, uint32_t index)
+{
+    struct message *m = message_at(w, index);
+    uint32_t next = m->next;
+    c->queued--;
+    c->sent = 0;
+    if (c->replay > 0) c->replay--;
+    if (index == c->out.first) {
+        c->out.first = next;
+        if (next == NONE) c->out.last = NONE;
+        message_free(w, index);
+    } else {
+        *(index == c->own ? &c->own : &c->all) = next;
+        message_unref(w, index);
+    }
+    if (c->queued == 0 || (c->flags & CONN_ABRUPT)) c->own = c->all = NONE;
+}
+
+/* Forgets what waits for a connection but a frame that is partly sent. */
+static void conn_drop_queue(struct exportws *w, struct conn *c)
+{
+    uint32_t current = c->sent > 0 ? conn_next(w, c) : NONE, own = c->own, all = c->all, sent = c->sent;
+    int private = current != NONE && current == c->out.first;
+    if (current != NONE) {
+        if (private) c->out.first = message_at(w, current)->next;
+        else *(current == own ? &c->own : &c->all) = message_at(w, current)->next;
+        if (c->out.first == NONE) c->out.last = NONE;
+        c->queued--;
+    }
+    while (c->queued > 0) conn_advance(w, c, conn_next(w, c));
+    c->own = c->all = NONE;
+    if (current == NONE) return;
+    c->queued = 1;
+    c->sent = sent;
+    if (private) c->out.first = c->out.last = current, message_at(w, current)->next = NONE;
+    else if (current == own) c->own = current;
+    else c->all = all;
+}
+
+/* Fills the stage with what is left of a message on its way to a connection; returns its size. */
+static size_t stage_rest(struct exportws *w, const struct conn *c, uint32_t index, size_t *total)
+{
+    const struct message *m = message_at(w, index);
+    uint8_t head[FRAME_HEAD_MAX];
+    size_t head_size = m->kind == 0 ? 0 : frame_encode(head, m->kind, m->size);
+    size_t n = c->sent < head_size ? head_size - c->sent : 0;
+    if (n > 0) memcpy(w->stage, head + c->sent, n);
+    *total = head_size + m->size;
+    return n + message_copy(w, index, c->sent + n - head_size, w->stage + n, smaller(w->stage_size - n, 1U << 18));
+}
+
+/* Sends what waits for a connection until the kernel takes no more or it has had its turn. Returns bytes sent, or -1
+ * when the connection is no more. Uses the stage. */
+static ptrdiff_t conn_flush(struct exportws *w, struct conn *c)
+{
+    ptrdiff_t progress = 0;
+    for (unsigned turn = 0; turn < 64 && c->queued > 0; turn++) {
+        uint32_t index = conn_next(w, c);
+        size_t total, n = stage_rest(w, c, index, &total);
+        ptrdiff_t sent = conn_write(w, c, w->stage, n);
+        if (sent < 0) return -1;
+        progress += sent;
+        c->sent += (uint32_t)sent;
+        if (c->sent == total) {
+            struct message *m = message_at(w, index);
+            if (m->kind != 0) message_got(w, m);
+            conn_advance(w, c, index);
+        }
+        if ((size_t)sent < n) break;
+    }
+    return progress;
+}
+
+/* Brings a connection's timer and poll entry in line after something was sent, queued or flushed. */
+static void conn_output_done(struct exportws *w, struct conn *c, int progress)
+{
+    int waits = c->queued > 0 && !(c->flags & CONN_ABRUPT);
+    poll_want(w, c);
+    switch (c->state) {
+    case CONN_OPEN:
+    case CONN_PUSH:
+        if (waits && (progress || c->timer != TIMER_WRITE)) timer_set(w, c, TIMER_WRITE);
+        if (!waits && c->timer == TIMER_WRITE) timer_set(w, c, c->state == CONN_OPEN ? TIMER_PING : TIMER_IDLE);
+        return;
+    case CONN_CLOSING:
+        if (waits && (progress || c->timer != TIMER_WRITE)) timer_set(w, c, TIMER_WRITE);
+        if (!waits && c->timer != TIMER_CLOSE) timer_set(w, c, TIMER_CLOSE);
+        return;
+    case CONN_LINGER:
+        if (c->timer != TIMER_CLOSE) timer_set(w, c, TIMER_CLOSE);
+        if (c->queued > 0 || (c->flags & CONN_SHUT)) return;
+        c->flags |= CONN_SHUT;
+        if (shutdown(c->fd, SHUT_WR) < 0) conn_doom(w, c);
+        return;
+    default: return;
+    }
+}
+
+/* ===== Addresses: sessions from one peer (only with per_address) ===== */
+
+static uint32_t *address_link(const struct exportws *w, const uint8_t bytes[16])
+{
+    uint32_t *link = &w->address_buckets[siphash(w->key, bytes, 16) & w->address_mask];
+    while (*link != NONE && memcmp(w->addresses[*link].bytes, bytes, 16) != 0) link = &w->addresses[*link].next;
+    return link;
+}
+
+/* Whether one more session from here is within the bound. */
+static int address_admits(const struct exportws *w, const uint8_t bytes[16])
+{
+    if (w->o.per_address == 0) return 1;
+    uint32_t index = *address_link(w, bytes);
+    return index == NONE || w->addresses[index].sessions < w->o.per_address;
+}
+
+static void address_join(struct exportws *w, const struct conn *c)
+{
+    if (w->o.per_address == 0) return;
+    uint32_t *link = address_link(w, c->address);
+    if (*link == NONE) {
+        uint32_t index = w->free_address;
+        struct address *a = &w->addresses[index];
+        w->free_address = a->next;
+        memcpy(a->bytes, c->address, 16);
+        a->sessions = 0;
+        a->next = NONE;
+        *link = index;
+    }
+    w->addresses[*link].sessions++;
+}
+
+static void address_leave(struct exportws *w, const struct conn *c)
+{
+    if (w->o.per_address == 0) return;
+    uint32_t *link = address_link(w, c->address), index = *link;
+    if (--w->addresses[index].sessions > 0) return;
+    *link = w->addresses[index].next;
+    w->addresses[index].next = w->free_address;
+    w->free_address = index;
+}
+
+/* ===== Sessions ===== */
+
+static void session_ring_join(struct exportws *w, struct conn *c, uint32_t record)
+{
+    struct token *t = &w->tokens[record];
+    uint32_t index = (uint32_t)(c - w->conns);
+    c->token = record;
+    if (t->sessions++ == 0) {
+        t->first_session = c->next = c->prev = index;
+        w->online++;
+        return;
+    }
+    struct conn *first = &w->conns[t->first_session];
+    c->next = t->first_session;
+    c->prev = first->prev;
+    w->conns[first->prev].next = index;
+    first->prev = index;
+}
+
+static void session_ring_leave(struct exportws *w, struct conn *c)
+{
+    struct token *t = &w->tokens[c->token];
+    w->conns[c->prev].next = c->next;
+    w->conns[c->next].prev = c->prev;
+    if (t->first_session == (uint32_t)(c - w->conns)) t->first_session = c->next;
+    if (--t->sessions > 0) return;
+    t->first_session = NONE;
+    w->online--;
+}
+
+/* Lets a new session wait for what nobody of its token has got. */
+static void session_claim_held(struct exportws *w, struct conn *c)
+{
+    uint32_t index = w->tokens[c->token].messages.first;
+    while (index != NONE && (message_at(w, index)->flags & MESSAGE_GOT)) index = message_at(w, index)->next;
+    c->own = index;
+    for (; index != NONE; index = message_at(w, index)->next) {
+        struct message *m = message_at(w, index);
+        if (m->refs++ == 0) token_held(w, c->token, -1);
+        c->queued++;
+        w->m.delivered++;
+    }
+    c->replay = c->queued;
+}
+
+/* The session is one no more: it leaves its token and the counts at once, its slot when the loop has closed it. What
+ * waits for it is not touched. */
+static void session_leave(struct exportws *w, struct conn *c, int reason, unsigned code)
+{
+    uint32_t index = (uint32_t)(c - w->conns), record = c->token;
+    session_ring_leave(w, c);
+    address_leave(w, c);
+    token_release(w, record);
+    c->state = CONN_CLOSING;
+    c->reason = (uint8_t)reason;
+    c->code = (uint16_t)code;
+    w->sessions--;
+    w->m.closed[reason]++;
+    c->next = NONE;
+    *(w->left_last == NONE ? &w->left_first : &w->conns[w->left_last].next) = index;
+    w->left_last = index;
+}
+
+/* The session's socket is no use any more. */
+static void session_lost(struct exportws *w, struct conn *c, int reason, unsigned code)
+{
+    if (c->state == CONN_OPEN) session_leave(w, c, reason, code);
+    conn_drop_queue(w, c);
+    conn_doom(w, c);
+}
+
+/* Sends a control frame. 0, or -1 as conn_send. */
+static int session_control(struct exportws *w, struct conn *c, unsigned opcode, const uint8_t *p, size_t n)
+{
+    uint8_t frame[2 + CONTROL_MAX];
+    size_t head = frame_encode(frame, opcode, n);
+    if (n > 0) memcpy(frame + head, p, n);
+    return conn_send(w, c, frame, head + n, control_share(w));
+}
+
+/* Sends a close frame behind what waits; the connection goes on to `state`. */
+static void session_send_close(struct exportws *w, struct conn *c, unsigned state, unsigned code, const char *why)
+{
+    uint8_t payload[CONTROL_MAX];
+    size_t n = code == 1005 ? 0 : 2 + smaller(strlen(why), CONTROL_MAX - 2);
+    store_be(payload, 2, code);
+    if (n > 2) memcpy(payload + 2, why, n - 2);
+    if (session_control(w, c, OP_CLOSE, payload, n) < 0) {
+        session_lost(w, c, c->reason, code);
+        return;
+    }
+    c->state = (uint8_t)state;
+    conn_output_done(w, c, 0);
+}
+
+/* Ends a session in good order: what waits for it is sent first, then the close frame. */
+static void session_end(struct exportws *w, struct conn *c, int reason, unsigned code, const char *why)
+{
+    session_leave(w, c, reason, code);
+    session_send_close(w, c, CONN_CLOSING, code, why);
+}
+
+/* Ends a session now: nothing that waits for it is sent but the rest of the frame it is in. A peer that broke the
+ * protocol can't be understood any more, so that it is not asked for its close frame. */
+static void session_fail(struct exportws *w, struct conn *c, int reason, unsigned code, const char *why)
+{
+    if (c->state == CONN_OPEN) session_leave(w, c, reason, code);
+    conn_drop_queue(w, c);
+    c->flags |= CONN_ABRUPT;
+    session_send_close(w, c, reason == EXPORTWS_BY_PROTOCOL ? CONN_LINGER : CONN_CLOSING, code, why);
+}
+
+/* Makes a session of a client whose handshake is accepted: it takes a slot (there must be one) and the connection. */
+static struct conn *session_open(struct exportws *w, struct conn *from, const uint8_t *name, size_t n)
+{
+    uint32_t record = token_find(w, name, n), index = w->free_session;
+    struct conn *c = &w->conns[index];
+    uint32_t generation = c->generation + 1;
+    while (record != NONE && w->tokens[record].sessions >= w->o.per_token) {
+        session_end(w, &w->conns[w->tokens[record].first_session], EXPORTWS_BY_REPLACED, 4001, "replaced");
+        record = token_find(w, name, n);
+    }
+    w->free_session = c->timer_next;
+    timer_clear(w, from);
+    *c = *from;
+    c->generation = generation;
+    c->state = CONN_OPEN;
+    w->owners[c->at] = index;
+    if (c->input > 0) w->inputs[c->input - 1].owner = index;
+    from->state = CONN_FREE;
+    from->timer_next = w->free_handshake;
+    w->free_handshake = (uint32_t)(from - w->conns);
+    w->handshakes--;
+    c->name_size = (uint16_t)n;
+    memcpy(conn_name(w, c), name, n);
+    conn_name(w, c)[n] = '\0';
+    session_ring_join(w, c, token_make(w, name, n));
+    address_join(w, c);
+    w->sessions++;
+    w->seats++;
+    w->m.opened++;
+    timer_set(w, c, TIMER_PING);
+    return c;
+}
+
+static const char *const close_reasons[EXPORTWS_REASONS] = {"peer",     "error",    "timeout", "slow",
+                                                           "protocol", "replaced", "ended",   "shutdown"};
+
+/* Tells of sessions that have left; what on_close does may make more leave. */
+static void sessions_announce(struct exportws *w)
+{
+    while (w->left_first != NONE) {
+        struct conn *c = &w->conns[w->left_first];
+        struct line l;
+        w->left_first = c->next;
+        if (w->left_first == NONE) w->left_last = NONE;
+        if (log_begin(w, &l, EXPORTWS_LOG_INFO, "close")) {
+            log_token(w, &l, conn_name(w, c), c->name_size);
+            log_peer(&l, c);
+            log_word(&l, "reason", close_reasons[c->reason]);
+            log_number(&l, "code", c->code);
+            log_counts(w, &l);
+            log_end(w, &l);
+        }
+        if (w->o.on_close) w->o.on_close(w->o.user, conn_id(w, c), conn_name(w, c), c->reason, c->code);
+    }
+}
+
+/* The open session of an id, or NULL. */
+static struct conn *session_find(const struct exportws *w, exportws_id id)
+{
+    uint32_t index = (uint32_t)(id & 0xffffffff);
+    struct conn *c = &w->conns[index < w->capacity ? index : 0];
+    return index < w->capacity && c->state == CONN_OPEN && c->generation == id >> 32 ? c : NULL;
+}
+
+/* ===== Push: one message on its way to many ===== */
+
+struct pushed {
+    const uint8_t *data; /* may stand in the stage */
+    size_t size;
+    unsigned kind;
+    const uint8_t *name; /* of its token; NULL: to all */
+    size_t name_size;
+    uint32_t index;      /* where it is kept, or NONE */
+    uint8_t linked, got;
+    uint64_t id;
+};
+
+/* Keeps the message for those who can't take it now. 0, or -1 when there is no room. */
+static int pushed_keep(struct exportws *w, struct pushed *p)
+{
+    if (p->index == NONE) {
+        uint32_t index = message_new(w, p->kind, p->name, p->name_size);
+        if (index == NONE) return -1;
+        if (message_append(w, index, p->data, p->size) < 0) {
+            message_free(w, index);
+            return -1;
+        }
+        p->index = index;
+    }
+    if (p->linked) return 0;
+    message_at(w, p->index)->id = p->id;
+    message_link(w, p->index, p->name ? token_make(w, p->name, p->name_size) : NONE);
+    p->linked = 1;
+    return 0;
+}
+
+/* Hands the message, whose frame is in the stage, to one session: straight to the kernel, or to its queue. Returns 1, or
+ * 0 when the session had to go. */
+static int session_give(struct exportws *w, struct conn *c, struct pushed *p, const uint8_t *frame, size_t n)
+{
+    ptrdiff_t sent = 0;
+    if (c->queued == 0) {
+        sent = conn_write(w, c, frame, n);
+        if (sent == (ptrdiff_t)n) {
+            p->got = 1;
+            return 1;
+        }
+        if (sent < 0) {
+            session_lost(w, c, EXPORTWS_BY_ERROR, 1006);
+            return 0;
+        }
+    }
+    int full = c->queued - c->replay >= w->o.queue;
+    if (full || pushed_keep(w, p) < 0) {
+        if (sent > 0) session_lost(w, c, EXPORTWS_BY_SLOW, 1006);
+        else session_fail(w, c, EXPORTWS_BY_SLOW, 1013, full ? "too slow: queue full" : "too slow: buffer full");
+        return 0;
+    }
+    uint32_t *cursor = p->name ? &c->own : &c->all;
+    if (*cursor == NONE) *cursor = p->index;
+    if (c->queued++ == 0) c->sent = (uint32_t)sent;
+    message_at(w, p->index)->refs++;
+    conn_output_done(w, c, sent > 0);
+    return 1;
+}
+
+/* To every session of its token. */
+static int pushed_to_token(struct exportws *w, struct pushed *p, const uint8_t *frame, size_t n)
+{
+    uint32_t record = token_find(w, p->name, p->name_size);
+    int reached = 0;
+    if (record == NONE) return 0;
+    uint32_t index = w->tokens[record].first_session;
+    for (uint32_t left = w->tokens[record].sessions; left > 0; left--) {
+        struct conn *c = &w->conns[index];
+        index = c->next;
+        reached += session_give(w, c, p, frame, n);
+    }
+    return reached;
+}
+
+/* To every session: the poll set lists them without gaps. */
+static int pushed_to_all(struct exportws *w, struct pushed *p, const uint8_t *frame, size_t n)
+{
+    int reached = 0;
+    for (uint32_t at = 0; at < w->poll_count; at++) {
+        uint32_t owner = w->owners[at];
+        if (owner >= w->capacity || w->conns[owner].state != CONN_OPEN) continue;
+        reached += session_give(w, &w->conns[owner], p, frame, n);
+    }
+    return reached;
+}
+
+static void pushed_log(struct exportws *w, const struct pushed *p, int reached)
+{
+    struct line l;
+    if (!log_begin(w, &l, EXPORTWS_LOG_INFO, p->name && reached == 0 ? "hold" : "push")) return;
+    if (p->name) log_token(w, &l, p->name, p->name_size);
+    log_number(&l, "id", p->id), log_number(&l, "size", p->size);
+    if (!p->name || reached > 0) log_number(&l, "delivered", (uint64_t)reached);
+    log_end(w, &l);
+}
+
+/* Builds the frame in the stage and hands it out. Whoever is reached, held or refused: p->index is settled. Returns the
+ * number of sessions reached, 0 for held (or a broadcast that reached nobody), EXPORTWS_ABSENT or EXPORTWS_FULL. */
+static int pushed_deliver(struct exportws *w, struct pushed *p)
+{
+    const size_t room = FRAME_HEAD_MAX, head = frame_head_size(p->size);
+    uint8_t *frame = w->stage + room - head;
+    int reached, held = 0;
+    p->id = w->next_id++;
+    if (p->size > 0) memmove(w->stage + room, p->data, p->size);
+    p->data = w->stage + room;
+    frame_encode(frame, p->kind, p->size);
+    reached = p->name ? pushed_to_token(w, p, frame, head + p->size) : pushed_to_all(w, p, frame, head + p->size);
+    if (p->name && reached == 0 && w->o.hold_ms > 0) held = pushed_keep(w, p) == 0;
+    if (p->linked) {
+        struct message *m = message_at(w, p->index);
+        if (p->got) message_got(w, m);
+        if (m->refs == 0) message_settle(w, p->index);
+    } else if (p->index != NONE) {
+        message_free(w, p->index);
+    }
+    if (p->name && reached == 0 && !held) return w->o.hold_ms > 0 ? EXPORTWS_FULL : EXPORTWS_ABSENT;
+    w->m.pushed++;
+    w->m.delivered += (uint64_t)reached;
+    w->m.held += (unsigned)held;
+    pushed_log(w, p, reached);
+    return reached;
+}
+
+/* Ends all sessions of a token and drops what is held for it. Returns the sessions ended, or EXPORTWS_ABSENT when there
+ * was nothing of it. */
+static int token_kick(struct exportws *w, uint32_t record)
+{
+    struct token *t = &w->tokens[record];
+    uint32_t next, index = t->first_session, sessions = t->sessions;
+    if (sessions == 0 && t->held == 0) return EXPORTWS_ABSENT;
+    for (uint32_t i = t->messages.first; i != NONE; i = next) {
+        struct message *m = message_at(w, i);
+        next = m->next;
+        message_age_off(w, m);
+        if (m->refs > 0) continue;
+        token_held(w, record, -1);
+        message_drop(w, i);
+    }
+    for (uint32_t left = sessions; left > 0; left--) {
+        struct conn *c = &w->conns[index];
+        index = c->next;
+        session_end(w, c, EXPORTWS_BY_ENDED, 1000, "ended");
+    }
+    if (sessions == 0) token_release(w, record);
+    return (int)sessions;
+}
+
+/* ===== Input ===== */
+
+/* Empties an input for a new owner. */
+static void input_reset(struct input *in, uint32_t owner, uint64_t now_ms)
+{
+    uint8_t *data = in->data;
+    size_t size = in->size;
+    memset(in, 0, sizeof *in);
+    in->data = data;
+    in->size = size;
+    in->owner = owner;
+    in->since_ms = now_ms;
+}
+
+/* The input that a connection holds, or the scratch. */
+static struct input *input_of(const struct exportws *w, const struct conn *c)
+{
+    return c->input > 0 ? &w->inputs[c->input - 1] : w->scratch;
+}
+
+/* A free input for a connection, which holds none, or NULL: all are in use. */
+static struct input *input_take(struct exportws *w, struct conn *c)
+{
+    if (w->free_inputs == 0) return NULL;
+    for (uint32_t i = 0; i < w->input_count; i++) {
+        if (w->inputs[i].owner != NONE) continue;
+        w->free_inputs--;
+        c->input = (uint16_t)(i + 1);
+        input_reset(&w->inputs[i], (uint32_t)(c - w->conns), w->now_ms);
+        return &w->inputs[i];
+    }
+    return NULL;
+}
+
+static void input_release(struct exportws *w, struct conn *c)
+{
+    if (c->input == 0) return;
+    w->inputs[c->input - 1].owner = NONE;
+    w->free_inputs++;
+    w->inputs_freed = 1;
+    c->input = 0;
+}
+
+/* Moves what is not decoded yet to behind the message so far. */
+static void input_compact(struct input *in)
+{
+    size_t rest = in->used - in->raw;
+    if (rest > 0) memmove(in->data + in->have, in->data + in->raw, rest);
+    in->raw = in->have;
+    in->used = in->have + rest;
+}
+
+/* Keeps the scratch's incomplete unit in an input of the connection's own (there is a free one). */
+static void input_keep(struct exportws *w, struct conn *c)
+{
+    struct input *from = w->scratch, *to = input_take(w, c);
+    uint8_t *data = to->data;
+    size_t size = to->size;
+    uint32_t owner = to->owner;
+    uint64_t since_ms = to->since_ms;
+    *to = *from;
+    to->data = data, to->size = size, to->owner = owner, to->since_ms = since_ms;
+    memcpy(data, from->data, from->used);
+}
+
+/* Reads once. Returns bytes read; 0: nothing there; -1: the end; -2: an error. */
+static ptrdiff_t input_receive(struct exportws *w, const struct conn *c, struct input *in, int flags)
+{
+    ssize_t n = recv(c->fd, in->data + in->used, in->size - in->used, flags);
+    if (n > 0) in->used += (size_t)n;
+    if (n > 0 && !(flags & MSG_PEEK)) w->m.bytes_received += (uint64_t)n;
+    if (n >= 0) return n > 0 ? n : -1;
+    return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR || errno == ENOBUFS || errno == ENOMEM ? 0 : -2;
+}
+
+/* ===== Conversation ===== */
+
+/* Sees to what conn_send came to: a session that can't take an answer has to go. */
+static void session_sent(struct exportws *w, struct conn *c, int result)
+{
+    if (result == -1) session_lost(w, c, EXPORTWS_BY_ERROR, 1006);
+    else if (result < 0 || c->queued - c->replay > w->o.queue) session_fail(w, c, EXPORTWS_BY_SLOW, 1013, "too slow: queue full");
+    else conn_output_done(w, c, 0);
+}
+
+/* A whole message of a client. */
+static void session_message(struct exportws *w, struct conn *c, const uint8_t *p, size_t n, unsigned kind)
+{
+    struct line l;
+    if (c->state != CONN_OPEN) return;
+    if (kind == OP_TEXT && n == strlen(w->o.heartbeat) && memcmp(p, w->o.heartbeat, n) == 0) {
+        w->m.heartbeats++;
+        if (!w->o.heartbeat_reply) return;
+        uint8_t head[FRAME_HEAD_MAX];
+        size_t head_size = frame_encode(head, OP_TEXT, n);
+        memcpy(w->stage, head, head_size);
+        memcpy(w->stage + head_size, p, n);
+        session_sent(w, c, conn_send(w, c, w->stage, head_size + n, control_share(w)));
+        return;
+    }
+    w->m.received++;
+    if (w->o.on_message) {
+        w->o.on_message(w->o.user, conn_id(w, c), conn_name(w, c), p, n, (int)kind);
+    } else if (log_begin(w, &l, EXPORTWS_LOG_INFO, "message")) {
+        log_token(w, &l, conn_name(w, c), c->name_size);
+        log_peer(&l, c);
+        log_number(&l, "size", n);
+        if (kind == OP_TEXT) log_outside(&l, "text", p, n, 48);
+        log_end(w, &l);
+    }
+}
+
+static void session_peer_close(struct exportws *w, struct conn *c, const uint8_t *p, size_t n, int more)
+{
+    unsigned code = n >= 2 ? (unsigned)p[0] << 8 | p[1] : 1005;
+    if (c->state != CONN_OPEN) {
+        conn_doom(w, c);
+        return;
+    }
+    if (n == 1 || (n >= 2 && !close_code_valid(code))) {
+        session_fail(w, c, EXPORTWS_BY_PROTOCOL, 1002, "bad close frame");
+        return;
+    }
+    if (n > 2 && !utf8_valid(p + 2, n - 2)) {
+        session_fail(w, c, EXPORTWS_BY_PROTOCOL, 1007, "close reason is not UTF-8");
+        return;
+    }
+    session_leave(w, c, EXPORTWS_BY_PEER, code);
+    conn_drop_queue(w, c);
+    c->flags |= CONN_ABRUPT;
+    session_send_close(w, c, CONN_CLOSING, code, "");
+    if (c->state == CONN_DEAD) return;
+    if (!more && c->queued == 0) {
+        conn_doom(w, c);
+        return;
+    }
+    c->state = CONN_LINGER;
+    conn_output_done(w, c, 0);
+}
+
+/* A whole control frame, unmasked; more: bytes follow it. */
+static void session_control_frame(struct exportws *w, struct conn *c, unsigned opcode, const uint8_t *p, size_t n,
+                                  int more)
+{
+    if (opcode == OP_CLOSE) session_peer_close(w, c, p, n, more);
+    if (opcode == OP_PING && c->state == CONN_OPEN) session_sent(w, c, session_control(w, c, OP_PONG, p, n));
+}
+
+/* Reads on in the payload of a data frame. 1: that was the frame; 0: more is needed; -code. */
+static int session_payload(struct exportws *w, struct conn *c, struct input *in)
+{
+    size_t n = smaller((size_t)in->left, in->used - in->raw);
+    uint8_t *to = in->data + in->have;
+    frame_unmask(to, in->data + in->raw, n, in->mask, in->phase);
+    in->raw += n, in->have += n, in->left -= n, in->phase += n;
+    if (in->kind == OP_TEXT && utf8_feed(&in->utf8, to, n) < 0) return -1007;
+    if (in->left > 0) return 0;
+    in->in_frame = 0;
+    if (!in->fin) return 1;
+    if (in->utf8.need > 0) return -1007;
+    unsigned kind = in->kind;
+    n = in->have;
+    in->have = 0, in->kind = 0;
+    session_message(w, c, in->data, n, kind);
+    return 1;
+}
+
+/* Takes the next unit off the input. 1: go on; 0: more is needed; -code. With peek it takes only what leaves nothing
+ * to remember. */
+static int session_step(struct exportws *w, struct conn *c, struct input *in, int peek)
+{
+    struct frame f;
+    uint8_t *p = in->data + in->raw;
+    size_t n = in->used - in->raw;
+    if (in->in_frame) return session_payload(w, c, in);
+    int head = frame_decode(p, n, &f);
+    if (head <= 0) return head;
+    p += head, n -= (size_t)head;
+    if (f.opcode >= OP_CLOSE) {
+        if (n < f.size) return 0;
+        in->raw += (size_t)head + (size_t)f.size;
+        frame_unmask(p, p, (size_t)f.size, f.mask, 0);
+        session_control_frame(w, c, f.opcode, p, (size_t)f.size, n > f.size);
+        return 1;
+    }
+    if ((f.opcode == OP_CONTINUATION) != (in->kind != 0)) return -1002;
+    if (f.size > w->o.max_message_bytes - in->have) return -1009;
+    if (peek && (!f.fin || in->kind != 0 || n < f.size)) return 0;
+    if (in->kind == 0) {
+        in->kind = f.opcode;
+        in->utf8 = (struct utf8){0, 0, 0};
+    }
+    in->raw += (size_t)head;
+    in->in_frame = 1, in->fin = f.fin, in->left = f.size, in->phase = 0;
+    memcpy(in->mask, f.mask, 4);
+    return session_payload(w, c, in);
+}
+
+static const char *close_why(int code)
+{
+    return code == 1007 ? "not UTF-8" : code == 1009 ? "message too big" : "protocol error";
+}
+
+/* Serves all whole units in the input. */
+static void session_feed(struct exportws *w, struct conn *c, struct input *in, int peek)
+{
+    int step = 1;
+    while (step > 0 && (c->state == CONN_OPEN || c->state == CONN_CLOSING)) {
+        step = session_step(w, c, in, peek);
+        if (step >= 0) continue;
+        if (c->state == CONN_OPEN) session_fail(w, c, EXPORTWS_BY_PROTOCOL, (unsigned)-step, close_why(-step));
+        else conn_doom(w, c);
+    }
+}
+
+/* ===== Responses ===== */
+
+/* The statuses of both doors; the row's number is its place in metrics.refused. */
+static const struct status {
+    uint16_t code;
+    const char *phrase, *fields;
+} statuses[] = {
+    {200, "OK", ""},
+    {202, "Accepted", ""},
+    {400, "Bad Request", ""},
+    {401, "Unauthorized", "WWW-Authenticate: Bearer\r\n"},
+    {403, "Forbidden", ""},
+    {404, "Not Found", ""},
+    {405, "Method Not Allowed", ""},
+    {408, "Request Timeout", ""},
+    {411, "Length Required", ""},
+    {413, "Content Too Large", ""},
+    {414, "URI Too Long", ""},
+    {426, "Upgrade Required", "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"},
+    {429, "Too Many Requests", "Retry-After: 1\r\n"},
+    {431, "Request Header Fields Too Large", ""},
+    {501, "Not Implemented", ""},
+    {503, "Service Unavailable", "Retry-After: 1\r\n"},
+};
+
+enum { STATUSES = sizeof statuses / sizeof *statuses };
+
+enum { STATUS_OTHER = 1 }; /* the row that counts those that are not in the table */
+
+static unsigned status_row(int code)
+{
+    for (unsigned row = 0; row < STATUSES; row++)
+        if (statuses[row].code == code) return row;
+    return STATUS_OTHER;
+}
+
+struct response {
+    int status;
+    const char *type, *fields; /* media type; more header lines, each with its end */
+    const char *body;
+    size_t size;
+    int close, head_only;
+};
+
+/* Writes a response's head and body. A status that is not in the table (on_upgrade may give one) has no phrase. */
+static void response_write(struct text *t, const struct response *r)
+{
+    unsigned row = status_row(r->status);
+    int known = statuses[row].code == r->status;
+    text_add(t, "HTTP/1.1 "), text_decimal(t, (uint64_t)r->status);
+    text_add(t, " "), text_add(t, known ? statuses[row].phrase : "Refused");
+    text_add(t, "\r\nContent-Type: "), text_add(t, r->type);
+    text_add(t, "\r\nContent-Length: "), text_decimal(t, r->size);
+    text_add(t, "\r\n"), text_add(t, known ? statuses[row].fields : "");
+    text_add(t, r->fields);
+    text_add(t, r->close ? "Connection: close\r\n\r\n" : "\r\n");
+    if (!r->head_only) text_bytes(t, r->body, r->size);
+}
+
+static void refuse_note(struct exportws *w, const struct conn *c, int status, const char *why)
+{
+    struct line l;
+    w->m.refused[status_row(status)]++;
+    if (!log_begin(w, &l, EXPORTWS_LOG_INFO, "refuse")) return;
+    log_number(&l, "status", (uint64_t)status);
+    log_peer(&l, c);
+    log_words(&l, "why", why);
+    log_end(w, &l);
+}
+
+/* ===== Client door ===== */
+
+struct exportws_request {
+    const uint8_t *head, *end; /* the request's bytes */
+    const struct head *parsed;
+    const char *token, *query;
+};
+
+/* Answers a client and lets it go: it may read the answer before its connection is closed. */
+static void client_answer(struct exportws *w, struct conn *c, const struct response *r)
+{
+    char bytes[RESPONSE_MAX];
+    struct text t = {bytes, 0, sizeof bytes};
+    response_write(&t, r);
+    if (conn_send(w, c, (const uint8_t *)bytes, smaller(t.n, sizeof bytes), control_share(w)) < 0) {
+        conn_doom(w, c);
+        return;
+    }
+    c->state = CONN_LINGER;
+    conn_output_done(w, c, 0);
+}
+
+static void client_refuse(struct exportws *w, struct conn *c, int status, const char *why, int head_only)
+{
+    char body[128];
+    struct text t = {body, 0, sizeof body};
+    text_add(&t, why), text_add(&t, "\n");
+    struct response r = {status, "text/plain; charset=utf-8", status == 405 ? "Allow: GET\r\n" : "",
+                         body, smaller(t.n, sizeof body), 1, head_only};
+    refuse_note(w, c, status, why);
+    client_answer(w, c, &r);
+}
+
+/* Why a request is not let in; status 0: it is. */
+struct refusal {
+    int status;
+    const char *why;
+};
+
+/* Whether the request's Origin may connect. A request without one is not a browser's. */
+static int origin_admits(const struct exportws *w, const struct head *h, const uint8_t *p)
+{
+    const uint8_t *origin = p + h->origin.at;
+    if (!(h->seen & 1U << FIELD_ORIGIN)) return 1;
+    for (size_t i = 0; i < w->o.origin_count; i++)
+        if (strcmp(w->o.origins[i], "*") == 0 || ascii_equal(origin, h->origin.size, w->o.origins[i])) return 1;
+    if (w->o.origin_count > 0) return 0;
+    return origin_is_host(origin, h->origin.size, p + h->host.at, h->host.size);
+}
+
+/* The handshake's rules, in the order in which they are told. */
+static struct refusal handshake_check(const struct exportws *w, const struct head *h, const uint8_t *p)
+{
+    const unsigned upgrade = HEAD_UPGRADE | HEAD_WEBSOCKET;
+    if ((h->flags & HEAD_CHUNKED) || h->length > 0) return (struct refusal){400, "an upgrade has no body"};
+    if ((h->flags & upgrade) != upgrade) return (struct refusal){426, "this is a WebSocket: ask for an upgrade"};
+    if (!(h->flags & HEAD_VERSION_13)) return (struct refusal){426, "Sec-WebSocket-Version must be 13"};
+    if (!key_valid(p + h->key.at, h->key.size))
+        return (struct refusal){400, "Sec-WebSocket-Key must be the base64 of 16 bytes"};
+    if (!origin_admits(w, h, p)) return (struct refusal){403, "this Origin is not allowed"};
+    return (struct refusal){0, ""};
+}
+
+/* Whether there is a place for one more session; the closing one that is oldest gives way, but is closed only at the
+ * turn's end, so that the newcomer is asked to come again. */
+static struct refusal room_check(struct exportws *w, const struct conn *c)
+{
+    if (w->stopping) return (struct refusal){503, "shutting down: come again"};
+    if (!address_admits(w, c->address)) return (struct refusal){429, "too many sessions from your address"};
+    if (w->free_session == NONE) return (struct refusal){503, "all session slots are taken: come again"};
+    return (struct refusal){0, ""};
+}
+
+/* Splits the target in place: *path its path, *query what follows '?', both NUL-terminated. */
+static void target_split(uint8_t *p, const struct head *h, char **path, char **query)
+{
+    const uint8_t *target = p + h->target.at;
+    size_t n = h->target.size, at;
+    target_origin_form(&target, &n);
+    at = n > 0 ? (size_t)(target - p) : h->target.at;
+    p[at + n] = '\0';
+    *path = (char *)p + at;
+    *query = strchr(*path, '?');
+    if (*query) *(*query)++ = '\0';
+    else *query = *path + strlen(*path);
+}
+
+/* Decodes the token behind `path` in place. Its length, or -404 (none), -400, -414. */
+static int path_token(const struct exportws *w, char *path, char **token)
+{
+    size_t prefix = strlen(w->o.path);
+    if (strncmp(path, w->o.path, prefix) != 0 || path[prefix] == '\0' || strchr(path + prefix, '/')) return -404;
+    *token = path + prefix;
+    int n = token_decode((const uint8_t *)*token, strlen(*token), (uint8_t *)*token, w->o.max_token_bytes);
+    if (n > 0) (*token)[n] = '\0';
+    return n;
+}
+
+static const char *token_why(int status)
+{
+    return status == 404 ? "nothing here: the path is wrong or has no token"
+         : status == 414 ? "the token is too long" : "the token is badly encoded";
+}
+
+/* Lets an accepted client in: it is in the table before its 101 is written. */
+static struct conn *client_admit(struct exportws *w, struct conn *from, const struct exportws_request *r)
+{
+    static const char head[] = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                               "Sec-WebSocket-Accept: ";
+    char bytes[sizeof head + 32], accept[28];
+    struct text t = {bytes, 0, sizeof bytes};
+    struct line l;
+    key_accept(r->head + r->parsed->key.at, accept);
+    text_add(&t, head), text_bytes(&t, accept, sizeof accept), text_add(&t, "\r\n\r\n");
+    struct conn *c = session_open(w, from, (const uint8_t *)r->token, strlen(r->token));
+    if (log_begin(w, &l, EXPORTWS_LOG_INFO, "open")) {
+        log_token(w, &l, conn_name(w, c), c->name_size);
+        log_peer(&l, c), log_counts(w, &l);
+        log_end(w, &l);
+    }
+    session_sent(w, c, conn_send(w, c, (const uint8_t *)bytes, t.n, control_share(w)));
+    if (c->state == CONN_OPEN) session_claim_held(w, c);
+    if (c->state == CONN_OPEN && c->queued > 0 && conn_flush(w, c) < 0) session_lost(w, c, EXPORTWS_BY_ERROR, 1006);
+    if (c->state == CONN_OPEN) conn_output_done(w, c, 1);
+    if (c->state == CONN_OPEN && w->o.on_open) w->o.on_open(w->o.user, conn_id(w, c), conn_name(w, c));
+    return c;
+}
+
+/* An upgrade to {path}{token}: every rule, then the embedder's. Returns the connection that goes on. */
+static struct conn *client_upgrade(struct exportws *w, struct conn *c, struct exportws_request *r, char *path)
+{
+    struct refusal no = {0, ""};
+    char *token = NULL;
+    int n = path_token(w, path, &token);
+    if (n <= 0) no = (struct refusal){n < 0 ? -n : 404, token_why(n < 0 ? -n : 404)};
+    if (no.status == 0) no = handshake_check(w, r->parsed, r->head);
+    if (no.status == 0) no = room_check(w, c);
+    r->token = token;
+    if (no.status == 0 && w->o.on_upgrade) {
+        int status = w->o.on_upgrade(w->o.user, r);
+        if (status != 0) no = (struct refusal){status >= 400 && status < 600 ? status : 403, "refused"};
+        else no = room_check(w, c);
+    }
+    if (no.status == 0) return client_admit(w, c, r);
+    client_refuse(w, c, no.status, no.why, 0);
+    return c;
+}
+
+/* A whole request head of n bytes at p. Returns the connection that goes on. */
+static struct conn *client_request(struct exportws *w, struct conn *c, const struct head *h, uint8_t *p, size_t n)
+{
+    static const struct response ok = {200, "text/plain; charset=utf-8", "", "ok\n", 3, 1, 0};
+    const uint8_t *method = p + h->method.at;
+    struct exportws_request r = {p, p + n, h, NULL, NULL};
+    char *path, *query;
+    int head_only = h->method.size == 4 && memcmp(method, "HEAD", 4) == 0;
+    if (h->minor == 0) {
+        client_refuse(w, c, 400, "HTTP/1.1 is needed", head_only);
+        return c;
+    }
+    if (h->method.size != 3 || memcmp(method, "GET", 3) != 0) {
+        client_refuse(w, c, 405, "only GET is known here", head_only);
+        return c;
+    }
+    target_split(p, h, &path, &query);
+    r.query = query;
+    if (strcmp(path, "/healthz") != 0) return client_upgrade(w, c, &r, path);
+    client_answer(w, c, &ok);
+    return c;
+}
+
+static const char *head_why(int status)
+{
+    return status == 431 ? "the request head is larger than 8 KiB"
+         : status == 501 ? "this Transfer-Encoding is not known" : "this is not a proper HTTP/1.1 request";
+}
+
+/* Reads a client's head on. Returns the connection that goes on. */
+static struct conn *client_feed(struct exportws *w, struct conn *c, struct input *in, int peek)
+{
+    int n = head_parse(&in->head, in->data, in->used);
+    if (n == 0) return c;
+    if (n < 0) {
+        client_refuse(w, c, -n, head_why(-n), 0);
+        return c;
+    }
+    in->raw = (size_t)n;
+    c = client_request(w, c, &in->head, in->data, (size_t)n);
+    session_feed(w, c, in, peek);
+    return c;
+}
+
+/* ===== Metrics (Prometheus text exposition 0.0.4) ===== */
+
+enum { METRIC_REFUSED = 1, METRIC_CLOSED, METRIC_BUFFER };
+
+static const struct metric {
+    const char *name, *help;
+    uint8_t counter, special, bytes; /* bytes: of the member */
+    size_t at;                       /* a counter's in struct metrics, a gauge's in struct exportws */
+} metrics[] = {
+#define GAUGE(name, member, help) {name, help, 0, 0, sizeof((struct exportws *)0)->member, offsetof(struct exportws, member)}
+#define COUNTER(name, member, help) {name, help, 1, 0, 8, offsetof(struct metrics, member)}
+    GAUGE("sessions", sessions, "Open sessions."),
+    GAUGE("tokens", online, "Distinct tokens with an open session."),
+    GAUGE("handshakes", handshakes, "Client connections that are no session."),
+    GAUGE("pushers", pushers, "Connections at the push door."),
+    GAUGE("capacity", capacity, "Sessions at most."),
+    GAUGE("memory_bytes", memory_bytes, "Memory of the server, all of it."),
+    {"buffer_used_bytes", "Buffer in use by waiting and held messages.", 0, METRIC_BUFFER, 0, 0},
+    GAUGE("held_messages", held, "Messages held for absent tokens."),
+    COUNTER("sessions_opened_total", opened, "Sessions opened."),
+    {"sessions_closed_total", "Sessions closed, by reason.", 1, METRIC_CLOSED, 0, 0},
+    {"refused_total", "Requests refused at either door, by status.", 1, METRIC_REFUSED, 0, 0},
+    COUNTER("messages_pushed_total", pushed, "Messages accepted from pushers."),
+    COUNTER("messages_delivered_total", delivered, "Messages handed to sessions."),
+    COUNTER("messages_held_total", held, "Messages held for absent tokens."),
+    COUNTER("messages_expired_total", expired, "Held messages that nobody came for."),
+    COUNTER("messages_received_total", received, "Messages of clients, heartbeats excluded."),
+    COUNTER("heartbeats_total", heartbeats, "Heartbeat texts of clients."),
+    COUNTER("pings_total", pings, "Pings sent."),
+    COUNTER("bytes_sent_total", bytes_sent, "Bytes sent at both doors."),
+    COUNTER("bytes_received_total", bytes_received, "Bytes received at both doors."),
+    COUNTER("posts_refused_total", posts_refused, "Messages of exportws_post neither delivered nor held."),
+#undef GAUGE
+#undef COUNTER
+};
+
+enum { METRICS = sizeof metrics / sizeof *metrics };
+
+static void metric_sample(struct text *t, const char *name, const char *label, const char *value, uint64_t n)
+{
+    text_add(t, "exportws_"), text_add(t, name);
+    if (label) text_add(t, "{"), text_add(t, label), text_add(t, "=\""), text_add(t, value), text_add(t, "\"}");
+    text_add(t, " "), text_decimal(t, n), text_add(t, "\n");
+}
+
+static uint64_t metric_value(const struct exportws *w, const struct metrics *m, const struct metric *row)
+{
+    const uint8_t *member = (row->counter ? (const uint8_t *)m : (const uint8_t *)w) + row->at;
+    uint32_t narrow;
+    uint64_t wide;
+    if (row->special == METRIC_BUFFER) return (uint64_t)(w->block_count - w->blocks_free) * w->block_bytes;
+    if (row->bytes == sizeof narrow) {
+        memcpy(&narrow, member, sizeof narrow);
+        return narrow;
+    }
+    memcpy(&wide, member, sizeof wide);
+    return wide;
+}
+
+static unsigned metric_samples(const struct metric *row)
+{
+    return row->special == METRIC_CLOSED ? EXPORTWS_REASONS : row->special == METRIC_REFUSED ? STATUSES - 1 : 1;
+}
+
+/* The i-th sample of a metric; what is said of them all stands before the first. */
+static void metric_write(const struct exportws *w, const struct metrics *m, struct text *t, const struct metric *row,
+                         unsigned i)
+{
+    char code[8];
+    struct text digits = {code, 0, sizeof code};
+    if (i == 0) {
+        text_add(t, "# HELP exportws_"), text_add(t, row->name), text_add(t, " "), text_add(t, row->help);
+        text_add(t, "\n# TYPE exportws_"), text_add(t, row->name), text_add(t, row->counter ? " counter\n" : " gauge\n");
+    }
+    if (row->special == METRIC_CLOSED) {
+        metric_sample(t, row->name, "reason", close_reasons[i], m->closed[i]);
+    } else if (row->special == METRIC_REFUSED) {
+        text_decimal(&digits, statuses[i + 1].code), text_end(&digits);
+        metric_sample(t, row->name, "status", i + 1 == STATUS_OTHER ? "other" : code, m->refused[i + 1]);
+    } else {
+        metric_sample(t, row->name, NULL, NULL, metric_value(w, m, row));
+    }
+}
+
+/* ===== Push door ===== */
+
+/* Answers of one batch of requests are gathered and go out together. */
+static void answers_flush(struct exportws *w, struct conn *c)
+{
+    size_t n = w->answers_used;
+    w->answers_used = 0;
+    if (n > 0 && c->state != CONN_DEAD && conn_send(w, c, w->answers, n, control_share(w)) < 0) conn_doom(w, c);
+}
+
+static void answers_add(struct exportws *w, struct conn *c, const char *p, size_t n)
+{
+    while (n > 0) {
+        size_t piece = smaller(n, w->answers_size - w->answers_used);
+        memcpy(w->answers + w->answers_used, p, piece);
+        w->answers_used += piece;
+        p += piece, n -= piece;
+        if (w->answers_used == w->answers_size) answers_flush(w, c);
+    }
+}
+
+static struct push *push_of(const struct exportws *w, const struct conn *c)
+{
+    return &w->pushes[c - w->conns - w->pushers_at];
+}
+
+/* Forgets what has come of a body. */
+static void push_drop_draft(struct exportws *w, struct push *q)
+{
+    if (q->draft != NONE) message_free(w, q->draft);
+    q->draft = NONE;
+}
+
+/* Ready for the next request. */
+static void push_reset(struct exportws *w, struct push *q)
+{
+    push_drop_draft(w, q);
+    memset(q, 0, sizeof *q);
+    q->draft = NONE;
+}
+
+/* A request has its answer: then comes the next one, or the end. */
+static void push_answered(struct exportws *w, struct conn *c)
+{
+    struct push *q = push_of(w, c);
+    int close = q->close;
+    push_reset(w, q);
+    if (close && c->state != CONN_DEAD) c->state = CONN_LINGER;
+}
+
+/* Answers a request with a JSON body. */
+static void push_answer(struct exportws *w, struct conn *c, int status, const char *fields, const struct text *json)
+{
+    char bytes[RESPONSE_MAX];
+    struct text t = {bytes, 0, sizeof bytes};
+    struct push *q = push_of(w, c);
+    struct response r = {status, "application/json", fields, json->p, smaller(json->n, json->size), q->close,
+                         q->head_only};
+    response_write(&t, &r);
+    answers_add(w, c, bytes, smaller(t.n, sizeof bytes));
+    push_answered(w, c);
+}
+
+static void push_refuse(struct exportws *w, struct conn *c, int status, const char *fields, const char *why)
+{
+    char body[160];
+    struct text json = {body, 0, sizeof body};
+    refuse_note(w, c, status, why);
+    text_add(&json, "{\"error\":\""), text_add(&json, why), text_add(&json, "\"}\n");
+    push_answer(w, c, status, fields, &json);
+}
+
+struct json_row {
+    const char *key;
+    uint64_t value;
+};
+
+/* Answers with an object of numbers; `extra` stands behind the first. */
+static void push_answer_numbers(struct exportws *w, struct conn *c, int status, const struct json_row *rows, size_t n,
+                                const char *extra)
+{
+    char body[192];
+    struct text json = {body, 0, sizeof body};
+    for (size_t i = 0; i < n; i++) {
+        text_add(&json, i == 0 ? "{\"" : ",\""), text_add(&json, rows[i].key), text_add(&json, "\":");
+        text_decimal(&json, rows[i].value);
+        if (i == 0) text_add(&json, extra);
+    }
+    text_add(&json, "}\n");
+    push_answer(w, c, status, "", &json);
+}
+
+/* The whole message is here: delivers it and answers. A draft is the same bytes, kept in the buffer already. */
+static void push_finish(struct exportws *w, struct conn *c, const uint8_t *name, size_t name_size, const uint8_t *data)
+{
+    struct push *q = push_of(w, c);
+    struct pushed p = {data, q->size, q->kind, q->target == TO_ALL ? NULL : name, name_size, q->draft, 0, 0, 0};
+    q->draft = NONE;
+    int reached = pushed_deliver(w, &p);
+    const struct json_row rows[] = {{"delivered", reached > 0 ? (uint64_t)reached : 0}, {"id", p.id}};
+    int held = reached == 0 && p.name;
+    if (reached == EXPORTWS_ABSENT) push_refuse(w, c, 404, "", "nobody there, and holding is off");
+    else if (reached < 0) push_refuse(w, c, 503, "", "nobody there, and no room to hold it");
+    else push_answer_numbers(w, c, held ? 202 : 200, rows, 2, held ? ",\"held\":true" : "");
+}
+
+/* The body is over. */
+static void push_body_over(struct exportws *w, struct conn *c)
+{
+    struct push *q = push_of(w, c);
+    if (q->status == 0 && q->kind == OP_TEXT && q->utf8.need > 0) q->status = 400;
+    if (q->status == 400) {
+        push_refuse(w, c, 400, "", "the text is not UTF-8");
+    } else if (q->status != 0) {
+        push_refuse(w, c, 503, "", "no room for the message: come again");
+    } else {
+        const struct message *m = message_at(w, q->draft);
+        message_copy(w, q->draft, 0, w->stage + FRAME_HEAD_MAX, q->size);
+        push_finish(w, c, message_name(m), m->name_size, w->stage + FRAME_HEAD_MAX);
+    }
+}
+
+/* More of a body. What is wrong with it is told when it is over, so that the connection goes on; a draft that comes to
+ * nothing takes no room meanwhile. */
+static void push_body_bytes(struct exportws *w, struct push *q, const uint8_t *p, size_t n)
+{
+    if (q->status != 0 || n == 0) return;
+    if (q->kind == OP_TEXT && utf8_feed(&q->utf8, p, n) < 0) q->status = 400;
+    else if (message_append(w, q->draft, p, n) < 0) q->status = 503;
+    q->size += (uint32_t)n;
+    if (q->status != 0) push_drop_draft(w, q);
+}
+
+/* A message is going to come in more than one piece: a draft for it. */
+static void push_start_draft(struct exportws *w, struct push *q, const uint8_t *name, size_t name_size)
+{
+    q->draft = message_new(w, q->kind, name, name_size);
+    if (q->draft == NONE) q->status = 503;
+}
+
+/* A POST's head of n bytes, its token (none: all) decoded: how its body comes. */
+static void push_post(struct exportws *w, struct conn *c, struct input *in, const struct head *h, const uint8_t *name,
+                      size_t name_size)
+{
+    struct push *q = push_of(w, c);
+    const size_t here = in->used - in->raw;
+    const uint8_t *body = in->data + in->raw;
+    int chunked = (h->flags & HEAD_CHUNKED) != 0;
+    q->kind = h->flags & HEAD_BINARY ? OP_BINARY : OP_TEXT;
+    q->target = name ? TO_TOKEN : TO_ALL;
+    if (!chunked && (!(h->seen & 1U << FIELD_LENGTH) || h->length > w->o.max_push_bytes)) {
+        q->close = 1;
+        if (h->seen & 1U << FIELD_LENGTH) push_refuse(w, c, 413, "", "the message is longer than --max-push");
+        else push_refuse(w, c, 411, "", "a message needs Content-Length, or chunked coding");
+        return;
+    }
+    if ((h->flags & HEAD_CONTINUE) && h->minor > 0) answers_add(w, c, "HTTP/1.1 100 Continue\r\n\r\n", 25);
+    q->left = h->length;
+    if (!chunked && here >= h->length) {
+        q->size = (uint32_t)h->length;
+        in->raw += q->size;
+        if (q->kind == OP_TEXT && !utf8_valid(body, q->size)) push_refuse(w, c, 400, "", "the text is not UTF-8");
+        else push_finish(w, c, name, name_size, body);
+        return;
+    }
+    q->phase = chunked ? PUSH_CHUNKS : PUSH_BODY;
+    push_start_draft(w, q, name, name_size);
+}
+
+/* GET and DELETE of a token. */
+static void push_token(struct exportws *w, struct conn *c, const uint8_t *name, size_t n, int remove)
+{
+    uint32_t record = token_find(w, name, n);
+    const struct token *t = &w->tokens[record == NONE ? 0 : record];
+    if (record == NONE || (t->sessions == 0 && t->held == 0)) {
+        push_refuse(w, c, 404, "", "nobody there, and nothing held");
+    } else if (remove) {
+        const struct json_row closed = {"closed", (uint64_t)token_kick(w, record)};
+        push_answer_numbers(w, c, 200, &closed, 1, "");
+    } else {
+        const struct json_row rows[] = {{"sessions", t->sessions}, {"held", t->held}};
+        push_answer_numbers(w, c, 200, rows, 2, "");
+    }
+}
+
+/* All metrics, of one moment: measured first, then written. */
+static void push_metrics(struct exportws *w, struct conn *c)
+{
+    const struct metrics now = w->m;
+    char bytes[RESPONSE_MAX];
+    struct text t = {NULL, 0, 0};
+    struct push *q = push_of(w, c);
+    struct response r = {200, "text/plain; version=0.0.4; charset=utf-8", "", "", 0, q->close, 1};
+    for (unsigned i = 0; i < METRICS; i++)
+        for (unsigned k = 0; k < metric_samples(&metrics[i]); k++) metric_write(w, &now, &t, &metrics[i], k);
+    r.size = t.n;
+    t = (struct text){bytes, 0, sizeof bytes};
+    response_write(&t, &r);
+    for (unsigned i = 0; i < METRICS; i++)
+        for (unsigned k = 0; k < metric_samples(&metrics[i]); k++) {
+            answers_add(w, c, bytes, t.n);
+            t.n = 0;
+            metric_write(w, &now, &t, &metrics[i], k);
+        }
+    answers_add(w, c, bytes, t.n);
+    push_answered(w, c);
+}
+
+static void push_online(struct exportws *w, struct conn *c)
+{
+    const struct json_row rows[] = {
+        {"online", w->online}, {"sessions", w->sessions}, {"capacity", w->capacity}, {"held", w->held}};
+    push_answer_numbers(w, c, 200, rows, 4, "");
+}
+
+static void push_healthz(struct exportws *w, struct conn *c)
+{
+    struct text ok = {(char[]){"{\"status\":\"ok\"}\n"}, 16, 16}, draining = {(char[]){"{\"status\":\"draining\"}\n"}, 22, 22};
+    push_answer(w, c, w->stopping ? 503 : 200, "", w->stopping ? &draining : &ok);
+}
+
+/* Whether a request may use the push door. */
+static int push_allowed(const struct exportws *w, const struct head *h, const uint8_t *p)
+{
+    const uint8_t *given = p + h->authorization.at;
+    size_t n = h->authorization.size;
+    if (!w->o.push_secret) return 1;
+    if (n < 7 || !ascii_equal(given, 7, "bearer ")) return 0;
+    given += 7, n -= 7;
+    http_trim(&given, &n);
+    return secret_equal(given, n, w->o.push_secret);
+}
+
+static int method_is(const struct head *h, const uint8_t *p, const char *name)
+{
+    return h->method.size == strlen(name) && memcmp(p + h->method.at, name, h->method.size) == 0;
+}
+
+/* A request to {path}, with a token or without. */
+static void push_path(struct exportws *w, struct conn *c, struct input *in, const struct head *h, const uint8_t *p,
+                      char *path)
+{
+    const size_t prefix = strlen(w->o.path);
+    int all = strcmp(path, w->o.path) == 0 || (strlen(path) == prefix - 1 && strncmp(path, w->o.path, prefix - 1) == 0);
+    char *token = NULL;
+    int n = all ? 0 : path_token(w, path, &token);
+    const uint8_t *name = (const uint8_t *)token;
+    int get = method_is(h, p, "GET"), post = method_is(h, p, "POST"), delete = method_is(h, p, "DELETE");
+    if (n < 0) push_refuse(w, c, -n, "", token_why(-n));
+    else if (all && !post) push_refuse(w, c, 405, "Allow: POST\r\n", "a broadcast is a POST");
+    else if (!get && !post && !delete)
+        push_refuse(w, c, 405, "Allow: GET, POST, DELETE\r\n", "a token knows GET, POST and DELETE");
+    else if (!post) push_token(w, c, name, (size_t)n, delete);
+    else if (w->stopping) push_refuse(w, c, 503, "", "shutting down: come again");
+    else push_post(w, c, in, h, name, (size_t)n);
+}
+
+/* A whole request head at p; in->raw stands behind it. A refused request's body is not waited for: the connection
+ * closes. */
+static void push_request(struct exportws *w, struct conn *c, struct input *in, const struct head *h, uint8_t *p)
+{
+    static const struct {
+        const char *path;
+        void (*answer)(struct exportws *, struct conn *);
+    } pages[] = {{"/healthz", push_healthz}, {"/online", push_online}, {"/metrics", push_metrics}};
+    struct push *q = push_of(w, c);
+    char *path, *query;
+    unsigned page = 0;
+    const uint8_t body = (h->flags & HEAD_CHUNKED) || h->length > 0;
+    q->close = (h->flags & HEAD_CLOSE) || h->minor == 0 || (body && !method_is(h, p, "POST"));
+    target_split(p, h, &path, &query);
+    while (page < 3 && strcmp(path, pages[page].path) != 0) page++;
+    if (page != 0 && !push_allowed(w, h, p)) {
+        q->close = q->close || body;
+        push_refuse(w, c, 401, "", "Authorization: Bearer SECRET is needed");
+    } else if (page == 3) {
+        push_path(w, c, in, h, p, path);
+    } else if (!method_is(h, p, "GET")) {
+        q->close = q->close || body;
+        push_refuse(w, c, 405, "Allow: GET\r\n", "only GET is known here");
+    } else {
+        pages[page].answer(w, c);
+    }
+}
+
+/* Takes the next piece off the input. 1: go on; 0: more is needed. */
+static int push_step(struct exportws *w, struct conn *c, struct input *in)
+{
+    struct push *q = push_of(w, c);
+    uint8_t *p = in->data + in->raw;
+    size_t n = in->used - in->raw, data;
+    if (q->phase == PUSH_BODY) {
+        n = smaller(n, (size_t)q->left);
+        push_body_bytes(w, q, p, n);
+        in->raw += n, q->left -= n;
+        if (q->left > 0) return 0;
+        push_body_over(w, c);
+        return 1;
+    }
+    if (q->phase == PUSH_CHUNKS) {
+        int used = chunk_feed(&q->chunk, p, n, &data);
+        if (used < 0 || q->size + data > w->o.max_push_bytes) {
+            q->close = 1;
+            if (used < 0) push_refuse(w, c, 400, "", "the chunked body is broken");
+            else push_refuse(w, c, 413, "", "the message is longer than --max-push");
+            return 0;
+        }
+        in->raw += (size_t)used;
+        push_body_bytes(w, q, p + used - data, data);
+        if (q->chunk.state == CHUNK_DONE) push_body_over(w, c);
+        return used > 0;
+    }
+    int head = head_parse(&in->head, p, n);
+    if (head == 0) return 0;
+    struct head h = in->head;
+    memset(&in->head, 0, sizeof in->head);
+    q->close = head < 0;
+    if (head < 0) {
+        push_refuse(w, c, -head, "", head_why(-head));
+        return 0;
+    }
+    in->raw += (size_t)head;
+    push_request(w, c, in, &h, p);
+    return 1;
+}
+
+/* Serves all whole requests in the input; what they came to goes out in one piece. */
+static void push_feed(struct exportws *w, struct conn *c, struct input *in)
+{
+    while (c->state == CONN_PUSH && push_step(w, c, in) > 0) {}
+    answers_flush(w, c);
+    if (c->state == CONN_DEAD) return;
+    if (c->state == CONN_PUSH) {
+        int midst = push_of(w, c)->phase != PUSH_HEAD;
+        if (midst || (in->used > in->raw && c->timer != TIMER_HEAD)) timer_set(w, c, TIMER_HEAD);
+        else if (in->used == in->raw) timer_set(w, c, TIMER_IDLE);
+    }
+    conn_output_done(w, c, 1);
+}
+
+/* ===== Loop: the one place that accepts and closes ===== */
+
+static uint64_t clock_ms(clockid_t clock)
+{
+    struct timespec now = {0, 0};
+    clock_gettime(clock, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* Closes a connection and gives its slot back. */
+static void conn_bury(struct exportws *w, struct conn *c)
+{
+    uint32_t index = (uint32_t)(c - w->conns);
+    uint32_t *list = conn_is_session(w, c) ? &w->free_session
+                   : conn_is_pusher(w, c) ? &w->free_pusher : &w->free_handshake;
+    if (conn_is_session(w, c)) w->seats--;
+    else if (conn_is_pusher(w, c)) w->pushers--;
+    else w->handshakes--;
+    if (conn_is_pusher(w, c)) push_reset(w, push_of(w, c));
+    if (c->flags & CONN_WAITING) w->waiting--;
+    c->sent = 0;
+    conn_drop_queue(w, c);
+    timer_clear(w, c);
+    input_release(w, c);
+    poll_remove(w, c->at);
+    close(c->fd);
+    c->fd = -1;
+    c->flags = 0;
+    c->state = CONN_FREE;
+    c->timer_next = *list;
+    *list = index;
+    w->accept_due_ms = 0;
+}
+
+/* The connection's end was read (-1), or its socket failed (-2). */
+static void conn_ended(struct exportws *w, struct conn *c, ptrdiff_t how)
+{
+    if (conn_is_session(w, c)) session_lost(w, c, how == -1 ? EXPORTWS_BY_PEER : EXPORTWS_BY_ERROR, 1006);
+    else conn_doom(w, c);
+}
+
+/* Stops reading a connection until an input buffer is free. */
+static void conn_wait(struct exportws *w, struct conn *c)
+{
+    c->flags |= CONN_WAITING;
+    w->waiting++;
+    poll_want(w, c);
+}
+
+/* After the units in an input were served: what is left of it is kept, or the input given back. What was only peeked at
+ * is taken from the kernel as far as it was served. */
+static void conn_input_done(struct exportws *w, struct conn *c, struct input *in, int peek)
+{
+    size_t rest = in->used - in->raw;
+    if (c->state == CONN_DEAD || c->state == CONN_LINGER) {
+        input_release(w, c);
+        return;
+    }
+    if (peek) {
+        size_t served = in->raw;
+        in->used = in->raw = 0;
+        if (served > 0 && recv(c->fd, in->data, served, 0) != (ssize_t)served) conn_ended(w, c, -2);
+        else if (rest > 0) conn_wait(w, c);
+        w->m.bytes_received += served;
+        return;
+    }
+    input_compact(in);
+    if (in->used == 0 && !in->in_frame && in->kind == 0) input_release(w, c);
+    else if (c->input == 0) input_keep(w, c);
+}
+
+/* Reads a connection once and serves what is whole. */
+static void conn_read(struct exportws *w, struct conn *c)
+{
+    if (c->state == CONN_LINGER) input_release(w, c);
+    struct input *in = input_of(w, c);
+    int peek = c->input == 0 && w->free_inputs == 0 && c->state != CONN_LINGER;
+    if (c->input == 0) input_reset(in, NONE, w->now_ms);
+    ptrdiff_t n = input_receive(w, c, in, peek ? MSG_PEEK : 0);
+    if (n < 0) conn_ended(w, c, n);
+    if (n <= 0 || c->state == CONN_LINGER) return;
+    if (c->timer == TIMER_PING || c->timer == TIMER_PONG) timer_set(w, c, TIMER_PING);
+    if (c->state == CONN_HEAD) c = client_feed(w, c, in, peek);
+    else if (c->state == CONN_PUSH) push_feed(w, c, in);
+    else session_feed(w, c, in, peek);
+    conn_input_done(w, c, in, peek);
+}
+
+/* Serves one connection that poll() found ready. */
+static void conn_event(struct exportws *w, struct conn *c, int revents)
+{
+    if (c->state == CONN_DEAD) return;
+    if ((revents & POLLOUT) && c->queued > 0) {
+        ptrdiff_t progress = conn_flush(w, c);
+        if (progress < 0) {
+            conn_ended(w, c, -2);
+            return;
+        }
+        conn_output_done(w, c, progress > 0);
+    }
+    if (!(revents & ~POLLOUT) || c->state == CONN_DEAD) return;
+    if (w->polls[c->at].events & POLLIN) conn_read(w, c);
+    else conn_ended(w, c, -2);
+}
+
+static void door_wait(struct exportws *w, int events)
+{
+    for (unsigned i = 0; i < 2; i++)
+        if (w->doors[i].fd >= 0) w->polls[w->doors[i].at].events = (short)events;
+    w->accept_paused = events == 0;
+}
+
+/* Sets up a socket that accept() gave. 0, or -1. */
+static int socket_prepare(int fd)
+{
+    const int on = 1;
+    if (fcntl(fd, F_SETFL, O_NONBLOCK) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) return -1;
+#ifdef SO_NOSIGPIPE
+    setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
+#endif
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* a Unix socket has none, and needs none */
+    return 0;
+}
+
+static void conn_set_address(struct conn *c, const struct sockaddr *from)
+{
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+    memset(c->address, 0, sizeof c->address);
+    c->port = 0;
+    if (from->sa_family == AF_INET) {
+        memcpy(&v4, from, sizeof v4);
+        memset(c->address + 10, 0xff, 2);
+        memcpy(c->address + 12, &v4.sin_addr, 4);
+        c->port = ntohs(v4.sin_port);
+    } else if (from->sa_family == AF_INET6) {
+        memcpy(&v6, from, sizeof v6);
+        memcpy(c->address, &v6.sin6_addr, 16);
+        c->port = ntohs(v6.sin6_port);
+    }
+}
+
+/* The client that has kept a handshake's slot longest gives way. */
+static void handshake_give_way(struct exportws *w)
+{
+    uint32_t index = w->timers[TIMER_HEAD].first;
+    while (index != NONE && conn_is_pusher(w, &w->conns[index])) index = w->conns[index].timer_next;
+    if (index != NONE) {
+        client_refuse(w, &w->conns[index], 408, "others needed the place of your incomplete request", 0);
+    } else {
+        index = w->timers[TIMER_CLOSE].first;
+        while (index < w->capacity || index >= w->pushers_at) index = w->conns[index].timer_next;
+    }
+    conn_bury(w, &w->conns[index]);
+}
+
+/* Puts a new connection into a slot. */
+static struct conn *conn_start(struct exportws *w, int fd, uint32_t *list, const struct sockaddr *from)
+{
+    uint32_t index = *list;
+    struct conn *c = &w->conns[index];
+    *list = c->timer_next;
+    memset(c, 0, sizeof *c);
+    c->fd = fd;
+    c->own = c->all = c->out.first = c->out.last = c->token = NONE;
+    c->at = poll_add(w, fd, index);
+    conn_set_address(c, from);
+    timer_set(w, c, TIMER_HEAD);
+    return c;
+}
+
+static void client_accept(struct exportws *w, int fd, const struct sockaddr *from)
+{
+    if (w->free_handshake == NONE) handshake_give_way(w);
+    struct conn *c = conn_start(w, fd, &w->free_handshake, from);
+    w->handshakes++;
+    c->state = CONN_HEAD;
+    conn_read(w, c); /* its head is often there already */
+}
+
+static void pusher_accept(struct exportws *w, int fd, const struct sockaddr *from)
+{
+    if (w->free_pusher == NONE) {
+        close(fd);
+        return;
+    }
+    struct conn *c = conn_start(w, fd, &w->free_pusher, from);
+    push_reset(w, push_of(w, c));
+    c->state = CONN_PUSH;
+    if (w->pushers++ < w->o.pushers) {
+        conn_read(w, c);
+        return;
+    }
+    push_of(w, c)->close = 1;
+    push_refuse(w, c, 503, "", "too many connections at the push door: come again");
+    answers_flush(w, c);
+    if (c->state != CONN_DEAD) conn_output_done(w, c, 0);
+}
+
+/* Takes what waits at a door; out of descriptors, both doors are left alone until one is freed. */
+static void door_accept(struct exportws *w, unsigned which)
+{
+    union {
+        struct sockaddr any;
+        struct sockaddr_storage storage;
+    } from;
+    const size_t most = which == EXPORTWS_CLIENTS ? w->o.handshakes / 2 + 1 : w->o.pushers / 2 + 1;
+    for (size_t i = 0; i < most && !w->accept_paused; i++) {
+        socklen_t size = sizeof from;
+        from.any.sa_family = AF_UNIX;
+        int fd = accept(w->doors[which].fd, &from.any, &size);
+        if (fd < 0) {
+            if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+                door_wait(w, 0);
+                w->accept_due_ms = w->now_ms + ACCEPT_RETRY_MS;
+            }
+            if (errno != ECONNABORTED && errno != EINTR) return;
+        } else if (socket_prepare(fd) < 0) {
+            close(fd);
+        } else if (which == EXPORTWS_CLIENTS) {
+            client_accept(w, fd, &from.any);
+        } else {
+            pusher_accept(w, fd, &from.any);
+        }
+    }
+}
+
+/* Begins to drain. */
+static void loop_drain(struct exportws *w)
+{
+    struct line l;
+    if (w->stopping) return;
+    w->stopping = 1;
+    w->drain_due_ms = w->now_ms + w->o.drain_ms;
+    if (log_begin(w, &l, EXPORTWS_LOG_INFO, "drain")) {
+        log_counts(w, &l);
+        log_end(w, &l);
+    }
+    for (uint32_t at = 0; at < w->poll_count; at++) {
+        uint32_t owner = w->owners[at];
+        if (owner < w->capacity && w->conns[owner].state == CONN_OPEN)
+            session_end(w, &w->conns[owner], EXPORTWS_BY_SHUTDOWN, 1001, "server shutting down");
+    }
+}
+
+/* ----- the ring of exportws_post ----- */
+
+/* What stands before a post's token and bytes in the ring. */
+struct posted {
+    uint32_t size;
+    uint16_t name_size; /* 0: to all */
+    uint8_t kind;
+};
+
+enum { POSTS_A_TURN = 256 };
+
+static void ring_put(struct ring *r, const void *p, size_t n)
+{
+    size_t at = (r->first + r->used) % r->size, piece = smaller(n, r->size - at);
+    if (n == 0) return;
+    memcpy(r->bytes + at, p, piece);
+    memcpy(r->bytes, (const uint8_t *)p + piece, n - piece);
+    r->used += n;
+}
+
+static void ring_get(struct ring *r, void *p, size_t n)
+{
+    size_t piece = smaller(n, r->size - r->first);
+    memcpy(p, r->bytes + r->first, piece);
+    memcpy((uint8_t *)p + piece, r->bytes, n - piece);
+    r->first = (r->first + n) % r->size;
+    r->used -= n;
+}
+
+/* Takes the oldest post: its bytes to where a frame's payload stands in the stage, its token to the scratch. 0: there is
+ * none. */
+static int ring_take(struct exportws *w, struct posted *post)
+{
+    struct ring *r = &w->ring;
+    pthread_mutex_lock(&r->lock);
+    int any = r->used > 0;
+    if (any) {
+        ring_get(r, post, sizeof *post);
+        ring_get(r, w->scratch->data, post->name_size);
+        ring_get(r, w->stage + FRAME_HEAD_MAX, post->size);
+    }
+    pthread_mutex_unlock(&r->lock);
+    return any;
+}
+
+/* Sends what other threads have posted; what is more than a turn's share comes in the next. */
+static void loop_posts(struct exportws *w)
+{
+    struct posted post;
+    struct line l;
+    unsigned n = 0;
+    w->posts_left = 0;
+    while (n < POSTS_A_TURN && ring_take(w, &post)) {
+        const uint8_t *name = post.name_size > 0 ? w->scratch->data : NULL;
+        struct pushed p = {w->stage + FRAME_HEAD_MAX, post.size, post.kind, name, post.name_size, NONE, 0, 0, 0};
+        int result = w->stopping ? EXPORTWS_GONE : pushed_deliver(w, &p);
+        n++;
+        if (result >= 0) continue;
+        w->m.posts_refused++;
+        if (!log_begin(w, &l, EXPORTWS_LOG_WARN, "refuse")) continue;
+        if (name) log_token(w, &l, name, post.name_size);
+        log_words(&l, "why", exportws_strerror(result));
+        log_end(w, &l);
+    }
+    w->posts_left = n == POSTS_A_TURN;
+}
+
+/* What came through the wake-up pipe: a 's' asks to stop, everything else is about posts. */
+static void loop_woken(struct exportws *w)
+{
+    char bytes[64];
+    ssize_t n;
+    while ((n = read(w->wake[0], bytes, sizeof bytes)) > 0)
+        if (memchr(bytes, 's', (size_t)n)) loop_drain(w);
+}
+
+/* ----- time ----- */
+
+static void session_ping(struct exportws *w, struct conn *c)
+{
+    w->m.pings++;
+    timer_set(w, c, TIMER_PONG);
+    session_sent(w, c, session_control(w, c, OP_PING, NULL, 0));
+}
+
+/* A request was not complete in time. */
+static void request_timeout(struct exportws *w, struct conn *c)
+{
+    input_release(w, c);
+    if (!conn_is_pusher(w, c)) {
+        client_refuse(w, c, 408, "the request was not complete in time", 0);
+        return;
+    }
+    push_reset(w, push_of(w, c));
+    push_of(w, c)->close = 1;
+    push_refuse(w, c, 408, "", "the request was not complete in time");
+    answers_flush(w, c);
+    if (c->state != CONN_DEAD) conn_output_done(w, c, 0);
+}
+
+/* A connection's deadline has passed. */
+static void conn_timeout(struct exportws *w, struct conn *c)
+{
+    switch (c->timer) {
+    case TIMER_HEAD: request_timeout(w, c); return;
+    case TIMER_PING: session_ping(w, c); return;
+    case TIMER_PONG:
+        if (c->flags & CONN_WAITING) timer_set(w, c, TIMER_PONG); /* it may have spoken: we did not listen */
+        else session_fail(w, c, EXPORTWS_BY_TIMEOUT, 1008, "heartbeat missed");
+        return;
+    case TIMER_WRITE:
+        if (c->state == CONN_OPEN) session_fail(w, c, EXPORTWS_BY_SLOW, 1013, "too slow: nothing taken");
+        else conn_doom(w, c);
+        return;
+    default: conn_doom(w, c); return;
+    }
+}
+
+/* The connection that has kept an input buffer too long while others wait for one loses it: an incomplete request after
+ * a second, an incomplete message after handshake_timeout. */
+static void inputs_give_way(struct exportws *w)
+{
+    for (uint32_t i = 0; i < w->input_count; i++) {
+        struct input *in = &w->inputs[i];
+        struct conn *c = &w->conns[in->owner == NONE ? 0 : in->owner];
+        uint64_t age_ms = w->now_ms - in->since_ms;
+        if (in->owner == NONE || c->state == CONN_DEAD) continue;
+        if (!conn_is_session(w, c)) {
+            if (age_ms >= smaller(GIVE_WAY_MS, w->o.handshake_timeout_ms)) request_timeout(w, c);
+        } else if (age_ms >= w->o.handshake_timeout_ms) {
+            if (c->state == CONN_OPEN) session_fail(w, c, EXPORTWS_BY_TIMEOUT, 1008, "message not complete in time");
+            else conn_doom(w, c);
+            if (c->state != CONN_DEAD) c->state = CONN_LINGER;
+            input_release(w, c);
+        }
+    }
+}
+
+/* Input buffers were freed: those that wait for one are read again. */
+static void inputs_wake(struct exportws *w)
+{
+    w->inputs_freed = 0;
+    for (uint32_t at = 0; at < w->poll_count && w->waiting > 0; at++) {
+        struct conn *c = &w->conns[w->owners[at] < w->conns_end ? w->owners[at] : 0];
+        if (!(c->flags & CONN_WAITING)) continue;
+        c->flags &= (uint8_t)~CONN_WAITING;
+        w->waiting--;
+        poll_want(w, c);
+    }
+}
+
+/* Does what is due. Returns the number of events. */
+static int loop_timers(struct exportws *w)
+{
+    int events = messages_expire(w);
+    for (unsigned timer = TIMER_HEAD; timer < TIMER_DEAD; timer++) {
+        struct conn *c;
+        while ((c = timer_due(w, timer)) != NULL) {
+            conn_timeout(w, c);
+            events++;
+        }
+    }
+    if (w->waiting > 0) inputs_give_way(w);
+    if (w->waiting > 0 && w->inputs_freed) inputs_wake(w);
+    if (w->accept_paused && w->accept_due_ms <= w->now_ms) door_wait(w, POLLIN);
+    return events;
+}
+
+/* How long the loop may sleep, at most timeout_ms (negative: no bound). */
+static int loop_timeout(const struct exportws *w, int timeout_ms)
+{
+    uint64_t due = UINT64_MAX, wait;
+    if (w->left_first != NONE || w->timers[TIMER_DEAD].first != NONE || w->posts_left) return 0;
+    for (unsigned timer = TIMER_HEAD; timer < TIMER_DEAD; timer++)
+        if (w->timers[timer].first != NONE && w->conns[w->timers[timer].first].due_ms < due)
+            due = w->conns[w->timers[timer].first].due_ms;
+    if (w->aging.first != NONE && message_at(w, w->aging.first)->due_ms < due)
+        due = message_at(w, w->aging.first)->due_ms;
+    if (w->accept_paused && w->accept_due_ms < due) due = w->accept_due_ms;
+    if (w->stopping && w->drain_due_ms < due) due = w->drain_due_ms;
+    if (w->waiting > 0 && w->now_ms + GIVE_WAY_MS / 10 < due) due = w->now_ms + GIVE_WAY_MS / 10;
+    if (due == UINT64_MAX) return timeout_ms;
+    uint64_t now = clock_ms(CLOCK_MONOTONIC);
+    wait = due > now ? due - now : 0;
+    if (wait > INT32_MAX) wait = INT32_MAX;
+    return timeout_ms < 0 || wait < (uint64_t)timeout_ms ? (int)wait : timeout_ms;
+}
+
+/* Tells of those who left, and closes the dead. */
+static void loop_bury(struct exportws *w)
+{
+    sessions_announce(w);
+    while (w->timers[TIMER_DEAD].first != NONE) conn_bury(w, &w->conns[w->timers[TIMER_DEAD].first]);
+}
+
+/* Whether draining is over; then the server stops. */
+static void loop_drained(struct exportws *w)
+{
+    struct line l;
+    if (!w->stopping || (w->seats > 0 && w->now_ms < w->drain_due_ms)) return;
+    w->stopped = 1;
+    if (!log_begin(w, &l, w->held > 0 ? EXPORTWS_LOG_WARN : EXPORTWS_LOG_INFO, "stop")) return;
+    log_counts(w, &l), log_number(&l, "held", w->held);
+    log_end(w, &l);
+}
+
+/* One turn, after poll() found `ready` entries. Connections come only behind those that are served, and leave only in
+ * the end, so that the set stands still meanwhile. */
+static int loop_turn(struct exportws *w, int ready)
+{
+    unsigned doors = 0;
+    int events = 0;
+    w->in_turn = 1;
+    w->now_ms = clock_ms(CLOCK_MONOTONIC);
+    for (uint32_t at = 0, end = w->poll_count; at < end && events < ready; at++) {
+        int revents = w->polls[at].revents;
+        uint32_t owner = w->owners[at];
+        if (revents == 0) continue;
+        w->polls[at].revents = 0;
+        events++;
+        if (owner < w->conns_end) conn_event(w, &w->conns[owner], revents);
+        else if (owner == OWNER_WAKE) loop_woken(w);
+        else doors |= 1U << (owner - OWNER_DOOR);
+    }
+    loop_posts(w);
+    events += loop_timers(w);
+    loop_bury(w);
+    for (unsigned i = 0; i < 2; i++)
+        if (doors & 1U << i) door_accept(w, i);
+    loop_bury(w);
+    loop_drained(w);
+    w->in_turn = 0;
+    return events;
+}
+
+/* ===== Doors ===== */
+
+static int fail(struct text *why, const char *what, const char *name, const char *how)
+{
+    why->n = 0;
+    text_add(why, what), text_add(why, name), text_add(why, how ? ": " : ""), text_add(why, how ? how : "");
+    text_end(why);
+    return -1;
+}
+
+/* Reads HOST:PORT, [V6]:PORT or :PORT. Returns the size of *to, or 0 when it is none. */
+static socklen_t address_parse(const char *text, struct sockaddr_storage *to)
+{
+    const char *colon = strrchr(text, ':');
+    char host[INET6_ADDRSTRLEN] = "";
+    struct sockaddr_in v4 = {0};
+    struct sockaddr_in6 v6 = {0};
+    uint64_t port;
+    if (!colon || decimal_parse((const uint8_t *)colon + 1, strlen(colon + 1), &port) < 0 || port > 65535) return 0;
+    size_t n = (size_t)(colon - text), v6_size = n >= 2 && text[0] == '[' && text[n - 1] == ']' ? n - 2 : 0;
+    if ((v6_size > 0 ? v6_size : n) >= sizeof host) return 0;
+    memcpy(host, text + (v6_size > 0), v6_size > 0 ? v6_size : n);
+    if (n == 0 || v6_size > 0) {
+        v6.sin6_family = AF_INET6;
+        v6.sin6_port = htons((uint16_t)port);
+        if (n > 0 && inet_pton(AF_INET6, host, &v6.sin6_addr) != 1) return 0;
+        memcpy(to, &v6, sizeof v6);
+        return sizeof v6;
+    }
+    v4.sin_family = AF_INET;
+    v4.sin_port = htons((uint16_t)port);
+    if (inet_pton(AF_INET, strcmp(host, "localhost") == 0 ? "127.0.0.1" : host, &v4.sin_addr) != 1) return 0;
+    memcpy(to, &v4, sizeof v4);
+    return sizeof v4;
+}
+
+/* Removes a Unix socket that nobody listens at any more. */
+static void unix_clear(const struct sockaddr_un *to)
+{
+    struct stat st;
+    if (lstat(to->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode)) return;
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (fd < 0) return;
+    if (connect(fd, (const struct sockaddr *)to, sizeof *to) < 0 && errno == ECONNREFUSED) unlink(to->sun_path);
+    close(fd);
+}
+
+/* Opens one address. 0, or -1 with errno. */
+static int door_listen(struct door *d, const struct sockaddr *to, socklen_t size, int all)
+{
+    const int on = 1, only = !all;
+    d->fd = socket(to->sa_family, SOCK_STREAM, 0);
+    if (d->fd < 0) return -1;
+    if (to->sa_family != AF_UNIX) setsockopt(d->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (to->sa_family == AF_INET6) setsockopt(d->fd, IPPROTO_IPV6, IPV6_V6ONLY, &only, sizeof only);
+    if (fcntl(d->fd, F_SETFL, O_NONBLOCK) == 0 && fcntl(d->fd, F_SETFD, FD_CLOEXEC) == 0 &&
+        bind(d->fd, to, size) == 0 && listen(d->fd, SOMAXCONN) == 0)
+        return 0;
+    int error = errno;
+    close(d->fd);
+    d->fd = -1;
+    errno = error;
+    return -1;
+}
+
+static int door_open_unix(struct door *d, const char *path)
+{
+    struct sockaddr_un to = {0};
+    size_t n = strlen(path);
+    errno = n == 0 ? EINVAL : ENAMETOOLONG;
+    if (n == 0 || n >= sizeof to.sun_path || n >= sizeof d->path) return -1;
+    to.sun_family = AF_UNIX;
+    memcpy(to.sun_path, path, n + 1);
+    unix_clear(&to);
+    if (door_listen(d, (const struct sockaddr *)&to, sizeof to, 0) < 0) return -1;
+    memcpy(d->path, path, n + 1);
+    return 0;
+}
+
+/* Opens the door at `address` (NULL: it stays shut). 0, or -1 with the reason in *why. */
+static int door_open(struct exportws *w, unsigned which, const char *address, struct text *why)
+{
+    struct door *d = &w->doors[which];
+    union {
+        struct sockaddr any;
+        struct sockaddr_storage storage;
+    } to;
+    if (!address) return 0;
+    if (strncmp(address, "unix:", 5) == 0) {
+        if (door_open_unix(d, address + 5) < 0) return fail(why, "cannot listen on ", address, strerror(errno));
+    } else {
+        socklen_t size = address_parse(address, &to.storage);
+        int all = address[0] == ':';
+        if (size == 0) return fail(why, "not an address to listen on: ", address, NULL);
+        if (door_listen(d, &to.any, size, all) < 0 && all && (errno == EAFNOSUPPORT || errno == EADDRNOTAVAIL)) {
+            char v4[INET_ADDRSTRLEN + 8] = "0.0.0.0"; /* no IPv6 here */
+            memcpy(v4 + 7, address, smaller(strlen(address) + 1, sizeof v4 - 8));
+            size = address_parse(v4, &to.storage);
+            door_listen(d, &to.any, size, 0);
+        }
+        if (d->fd < 0) return fail(why, "cannot listen on ", address, strerror(errno));
+    }
+    d->at = poll_add(w, d->fd, OWNER_DOOR + which);
+    return 0;
+}
+
+static void door_close(struct door *d)
+{
+    if (d->fd < 0) return;
+    close(d->fd);
+    if (d->path[0] != '\0') unlink(d->path);
+    d->fd = -1;
+}
+
+/* ===== API ===== */
+
+const char *exportws_strerror(int error)
+{
+    static const char *const words[] = {"no error",        "nobody there",    "no room",     "too big",
+                                        "text not UTF-8",  "it has ended",    "bad argument"};
+    return error <= 0 && error >= EXPORTWS_BAD ? words[-error] : "unknown error";
+}
+
+const char *exportws_request_token(const exportws_request *r)
+{
+    return r ? r->token : "";
+}
+
+const char *exportws_request_query(const exportws_request *r)
+{
+    return r ? r->query : "";
+}
+
+size_t exportws_request_header(const exportws_request *r, const char *name, char *value, size_t size)
+{
+    struct text t = {value, 0, value ? size : 0};
+    if (r && name) {
+        const uint8_t *line = r->head + r->parsed->fields.at;
+        while (line < r->end) {
+            const uint8_t *next = (const uint8_t *)memchr(line, '\n', (size_t)(r->end - line)) + 1;
+            const uint8_t *colon = memchr(line, ':', (size_t)(next - line)), *p = colon + 1;
+            if (colon && ascii_equal(line, (size_t)(colon - line), name)) {
+                size_t n = (size_t)(next - p) - 2;
+                http_trim(&p, &n);
+                text_bytes(&t, p, n);
+                break;
+            }
+            line = next;
+        }
+    }
+    text_end(&t);
+    return t.n;
+}
+
+void exportws_defaults(exportws_options *o)
+{
+    if (!o) return;
+    memset(o, 0, sizeof *o);
+    o->listen = o->push = o->push_secret = o->client_secret = NULL;
+    o->path = "/app/ws/export-task/";
+    o->heartbeat = "HEART-BEAT";
+    o->capacity = 1024, o->per_token = 8, o->per_address = 0;
+    o->handshakes = 256, o->pushers = 64;
+    o->queue = 32, o->history = 16;
+    o->max_token_bytes = 64, o->max_message_bytes = 4096, o->max_push_bytes = 65536, o->buffer_bytes = 4194304;
+    o->hold_ms = 30000, o->ping_ms = 25000, o->pong_ms = 10000;
+    o->handshake_timeout_ms = 10000, o->close_timeout_ms = 2000, o->write_timeout_ms = 20000, o->drain_ms = 5000;
+    o->log_level = EXPORTWS_LOG_INFO;
+}
+
+size_t exportws_memory(const exportws_options *o)
+{
+    struct exportws measured;
+    if (!o || options_wrong(o)) return 0;
+    measured.o = *o;
+    size_t bytes = layout(&measured, NULL);
+    return bytes > SIZE_MAX / 2 ? 0 : bytes;
+}
+
+/* Links all free slots, blocks and records. */
+static void free_lists(struct exportws *w)
+{
+    const uint32_t ends[3] = {w->capacity, w->pushers_at, w->conns_end};
+    uint32_t *const firsts[3] = {&w->free_session, &w->free_handshake, &w->free_pusher};
+    for (unsigned pool = 0; pool < 3; pool++) {
+        uint32_t first = pool > 0 ? ends[pool - 1] : 0;
+        *firsts[pool] = first;
+        for (uint32_t i = first; i < ends[pool]; i++) {
+            memset(&w->conns[i], 0, sizeof w->conns[i]);
+            w->conns[i].timer_next = i + 1 < ends[pool] ? i + 1 : NONE;
+        }
+    }
+    for (uint32_t i = 0; i < w->block_count; i++) w->links[i] = i + 1 < w->block_count ? i + 1 : NONE;
+    for (uint32_t i = 0; i < w->token_count; i++) w->tokens[i].next = i + 1 < w->token_count ? i + 1 : NONE;
+    for (uint32_t i = 0; i <= w->bucket_mask; i++) w->buckets[i] = NONE;
+    for (uint32_t i = 0; i < w->input_count; i++) w->inputs[i].owner = NONE;
+    for (uint32_t i = 0; i < w->conns_end - w->pushers_at; i++) w->pushes[i].draft = NONE;
+    w->free_block = w->free_token = w->free_address = 0;
+    w->blocks_free = w->block_count;
+    w->free_inputs = w->input_count;
+    if (w->o.per_address == 0) return;
+    for (uint32_t i = 0; i < w->capacity; i++) w->addresses[i].next = i + 1 < w->capacity ? i + 1 : NONE;
+    for (uint32_t i = 0; i <= w->address_mask; i++) w->address_buckets[i] = NONE;
+}
+
+/* Sets all of a placed server but its doors. */
+static void server_init(struct exportws *w)
+{
+    w->m = (struct metrics){0};
+    w->left_first = w->left_last = NONE;
+    w->all = w->aging = (struct chain){NONE, NONE};
+    for (unsigned i = 0; i < TIMERS; i++) w->timers[i] = (struct chain){NONE, NONE};
+    w->durations_ms[TIMER_HEAD] = w->o.handshake_timeout_ms;
+    w->durations_ms[TIMER_PING] = w->o.ping_ms;
+    w->durations_ms[TIMER_PONG] = w->o.pong_ms;
+    w->durations_ms[TIMER_WRITE] = w->o.write_timeout_ms;
+    w->durations_ms[TIMER_CLOSE] = w->o.close_timeout_ms;
+    w->durations_ms[TIMER_IDLE] = KEEP_ALIVE_MS;
+    w->doors[0].fd = w->doors[1].fd = w->wake[0] = w->wake[1] = -1;
+    free_lists(w);
+    w->now_ms = clock_ms(CLOCK_MONOTONIC);
+    w->next_id = clock_ms(CLOCK_REALTIME) * 1000;
+}
+
+/* The hash key: nobody outside can guess which tokens share a bucket. 0, or -1. */
+static int random_key(uint8_t key[16])
+{
+    int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return -1;
+    ssize_t n = read(fd, key, 16);
+    close(fd);
+    return n == 16 ? 0 : -1;
+}
+
+/* The pipe that wakes the loop. 0, or -1 with errno. */
+static int wake_open(struct exportws *w)
+{
+    if (pipe(w->wake) < 0) return -1;
+    for (unsigned i = 0; i < 2; i++)
+        if (fcntl(w->wake[i], F_SETFL, O_NONBLOCK) < 0 || fcntl(w->wake[i], F_SETFD, FD_CLOEXEC) < 0) return -1;
+    poll_add(w, w->wake[0], OWNER_WAKE);
+    return 0;
+}
+
+static void log_start(struct exportws *w)
+{
+    struct line l;
+    if (!log_begin(w, &l, EXPORTWS_LOG_INFO, "start")) return;
+    log_word(&l, "version", EXPORTWS_VERSION);
+    log_number(&l, "capacity", w->o.capacity), log_number(&l, "memory", w->memory_bytes);
+    log_end(w, &l);
+}
+
+exportws *exportws_start(const exportws_options *o, void *memory, size_t bytes, char *why, size_t why_size)
+{
+    struct text reason = {why, 0, why ? why_size : 0};
+    const char *wrong = o ? options_wrong(o) : "options";
+    size_t need = wrong ? 0 : exportws_memory(o);
+    struct exportws *w = memory;
+    if (need == 0) {
+        fail(&reason, "out of range: ", wrong ? wrong : "all sizes together", NULL);
+        return NULL;
+    }
+    if (!memory || bytes < need || (uintptr_t)memory % sizeof(uint64_t) != 0) {
+        fail(&reason, "memory is ", !memory ? "NULL" : bytes < need ? "too small" : "not aligned for uint64_t", NULL);
+        return NULL;
+    }
+    memset(w, 0, sizeof *w);
+    w->o = *o;
+    layout(w, memory);
+    w->memory_bytes = need;
+    server_init(w);
+    pthread_mutex_init(&w->ring.lock, NULL);
+    if (random_key(w->key) < 0 || wake_open(w) < 0) {
+        fail(&reason, "cannot start: ", strerror(errno), NULL);
+    } else if (door_open(w, EXPORTWS_CLIENTS, o->listen, &reason) == 0 &&
+               door_open(w, EXPORTWS_PUSH, o->push, &reason) == 0) {
+        log_start(w);
+        return w;
+    }
+    exportws_end(w);
+    return NULL;
+}
+
+int exportws_pollfds(exportws *w, struct pollfd *fds, size_t max, int *timeout_ms)
+{
+    if (!w || !fds || !timeout_ms) return EXPORTWS_BAD;
+    if (w->stopped) return EXPORTWS_GONE;
+    if (max < w->poll_count) return EXPORTWS_TOO_BIG;
+    memcpy(fds, w->polls, w->poll_count * sizeof *fds);
+    *timeout_ms = loop_timeout(w, *timeout_ms);
+    return (int)w->poll_count;
+}
+
+int exportws_dispatch(exportws *w, const struct pollfd *fds, size_t count)
+{
+    int ready = 0;
+    if (!w || !fds || w->in_turn) return EXPORTWS_BAD;
+    if (w->stopped) return EXPORTWS_GONE;
+    for (uint32_t at = 0; at < w->poll_count && at < count; at++) {
+        if (fds[at].fd != w->polls[at].fd) return EXPORTWS_BAD;
+        w->polls[at].revents = fds[at].revents;
+        ready += fds[at].revents != 0;
+    }
+    return loop_turn(w, ready);
+}
+
+int exportws_step(exportws *w, int timeout_ms)
+{
+    if (!w || w->in_turn) return EXPORTWS_BAD;
+    if (w->stopped) return EXPORTWS_GONE;
+    return loop_turn(w, poll(w->polls, w->poll_count, loop_timeout(w, timeout_ms)));
+}
+
+void exportws_stop(exportws *w)
+{
+    if (!w) return;
+    int error = errno; /* a signal handler leaves it as it was */
+    ssize_t n = write(w->wake[1], "s", 1);
+    (void)n; /* a full pipe wakes the loop, too... */
+    errno = error;
+}
+
+void exportws_end(exportws *w)
+{
+    if (!w || w->in_turn) return;
+    for (uint32_t at = w->poll_count; at > 0; at--)
+        if (w->owners[at - 1] < w->conns_end) close(w->polls[at - 1].fd);
+    door_close(&w->doors[0]), door_close(&w->doors[1]);
+    for (unsigned i = 0; i < 2; i++)
+        if (w->wake[i] >= 0) close(w->wake[i]);
+    pthread_mutex_destroy(&w->ring.lock);
+    w->stopped = 1;
+}
+
+/* Checks what is common to all that send. 0, or an error. */
+static int message_check(const exportws *w, const void *data, size_t size, int kind)
+{
+    if (!w || (!data && size > 0) || (kind != EXPORTWS_TEXT && kind != EXPORTWS_BINARY)) return EXPORTWS_BAD;
+    if (size > w->o.max_push_bytes) return EXPORTWS_TOO_BIG;
+    return kind == EXPORTWS_TEXT && !utf8_valid(data, size) ? EXPORTWS_NOT_UTF8 : 0;
+}
+
+/* 0, or why this is no token. */
+static int token_check(const exportws *w, const char *token)
+{
+    if (!w || !token || !*token || strchr(token, '/')) return EXPORTWS_BAD;
+    return strlen(token) > w->o.max_token_bytes ? EXPORTWS_TOO_BIG : 0;
+}
+
+/* Time passes between turns, too. 0; EXPORTWS_GONE when it is too late to send anything. */
+static int api_enter(exportws *w)
+{
+    if (!w->in_turn) w->now_ms = clock_ms(CLOCK_MONOTONIC);
+    return w->stopping ? EXPORTWS_GONE : 0;
+}
+
+int exportws_send(exportws *w, const char *token, const void *data, size_t size, int kind)
+{
+    int error = token_check(w, token);
+    if (error == 0) error = message_check(w, data, size, kind);
+    if (error == 0) error = api_enter(w);
+    if (error != 0) return error;
+    struct pushed p = {data, size, (unsigned)kind, (const uint8_t *)token, strlen(token), NONE, 0, 0, 0};
+    return pushed_deliver(w, &p);
+}
+
+int exportws_broadcast(exportws *w, const void *data, size_t size, int kind)
+{
+    int error = message_check(w, data, size, kind);
+    if (error == 0) error = api_enter(w);
+    if (error != 0) return error;
+    struct pushed p = {data, size, (unsigned)kind, NULL, 0, NONE, 0, 0, 0};
+    return pushed_deliver(w, &p);
+}
+
+int exportws_reply(exportws *w, exportws_id session, const void *data, size_t size, int kind)
+{
+    int error = message_check(w, data, size, kind);
+    if (error != 0) return error;
+    struct conn *c = session_find(w, session);
+    if (!c) return EXPORTWS_GONE;
+    if (c->queued - c->replay >= w->o.queue) return EXPORTWS_FULL;
+    if (size / w->block_bytes + 2 > w->blocks_free) return EXPORTWS_FULL;
+    api_enter(w);
+    size_t head = frame_head_size(size);
+    uint8_t *frame = w->stage + FRAME_HEAD_MAX - head;
+    if (size > 0) memmove(w->stage + FRAME_HEAD_MAX, data, size);
+    frame_encode(frame, (unsigned)kind, size);
+    session_sent(w, c, conn_send(w, c, frame, head + size, w->block_count + 1));
+    return c->state == CONN_OPEN ? 1 : EXPORTWS_GONE;
+}
+
+int exportws_close(exportws *w, exportws_id session, int code, const char *reason)
+{
+    size_t n = reason ? strlen(reason) : 0;
+    if (!w || code < 0 || !close_code_valid((unsigned)code)) return EXPORTWS_BAD;
+    if (n > CONTROL_MAX - 2) return EXPORTWS_TOO_BIG;
+    if (n > 0 && !utf8_valid((const uint8_t *)reason, n)) return EXPORTWS_NOT_UTF8;
+    struct conn *c = session_find(w, session);
+    if (!c) return EXPORTWS_GONE;
+    api_enter(w);
+    session_end(w, c, EXPORTWS_BY_ENDED, (unsigned)code, reason ? reason : "");
+    return 0;
+}
+
+int exportws_kick(exportws *w, const char *token)
+{
+    int error = token_check(w, token);
+    if (error != 0) return error;
+    api_enter(w);
+    uint32_t record = token_find(w, (const uint8_t *)token, strlen(token));
+    return record == NONE ? EXPORTWS_ABSENT : token_kick(w, record);
+}
+
+int exportws_online(const exportws *w)
+{
+    return w ? (int)w->online : EXPORTWS_BAD;
+}
+
+int exportws_sessions(const exportws *w)
+{
+    return w ? (int)w->sessions : EXPORTWS_BAD;
+}
+
+int exportws_address(const exportws *w, int door, char *text, size_t size)
+{
+    union {
+        struct sockaddr any;
+        struct sockaddr_storage storage;
+    } at;
+    struct conn c;
+    socklen_t n = sizeof at;
+    struct text t = {text, 0, text ? size : 0};
+    if (!w || (door != EXPORTWS_CLIENTS && door != EXPORTWS_PUSH)) return EXPORTWS_BAD;
+    if (w->doors[door].fd < 0) return EXPORTWS_ABSENT;
+    memset(&at, 0, sizeof at);
+    if (getsockname(w->doors[door].fd, &at.any, &n) < 0) return EXPORTWS_ABSENT;
+    conn_set_address(&c, &at.any);
+    text_address(&t, c.address, c.port);
+    if (w->doors[door].path[0] != '\0') text_add(&t, ":"), text_add(&t, w->doors[door].path);
+    text_end(&t);
+    return (int)t.n;
+}
+
+int exportws_post(exportws *w, const char *token, const void *data, size_t size, int kind)
+{
+    int error = token ? token_check(w, token) : 0;
+    size_t n = token ? strlen(token) : 0;
+    if (error == 0) error = message_check(w, data, size, kind);
+    if (error != 0) return error;
+    struct posted post;
+    struct ring *r = &w->ring;
+    memset(&post, 0, sizeof post);
+    post.size = (uint32_t)size, post.name_size = (uint16_t)n, post.kind = (uint8_t)kind;
+    pthread_mutex_lock(&r->lock);
+    int first = r->used == 0;
+    if (r->size - r->used < sizeof post + n + size) {
+        error = EXPORTWS_FULL;
+    } else {
+        ring_put(r, &post, sizeof post);
+        ring_put(r, token, n);
+        ring_put(r, data, size);
+    }
+    pthread_mutex_unlock(&r->lock);
+    if (error == 0 && first && write(w->wake[1], "p", 1) < 0) return 0; /* a full pipe wakes the loop, too */
+    return error;
+}
+
+/* ===== Program ===== */
+
+#ifndef EXPORTWS_NO_MAIN
+
+#include <signal.h>
+#include <stdlib.h>
+
+enum { LIST_MAX = 64, SECRET_MAX = 1024, DESCRIPTORS_BESIDE = 16 };
+
+/* What the options are read into. */
+struct program {
+    exportws_options o;
+    const char *origins[LIST_MAX];
+    char push_secret[SECRET_MAX];
+    int print_memory;
+};
+
+/* For the signal handler: the one file-scope state there is. */
+static exportws *running;
+static volatile sig_atomic_t signalled;
+
+static void program_signal(int number)
+{
+    (void)number;
+    if (signalled++) _exit(0);
+    exportws_stop(running);
+}
+
+/* Writes all of a text; what a closed stdout or stderr does not take is nobody's. */
+static void program_write(int fd, const char *p, size_t n)
+{
+    while (n > 0) {
+        ssize_t done = write(fd, p, n);
+        if (done < 0 && errno == EINTR) continue;
+        if (done <= 0) return;
+        p += done, n -= (size_t)done;
+    }
+}
+
+static void program_say(int fd, const struct text *t)
+{
+    program_write(fd, t->p, smaller(t->n, t->size));
+}
+
+static void program_log(void *user, int level, const char *line)
+{
+    char bytes[LINE_MAX_BYTES + 1];
+    struct text t = {bytes, 0, sizeof bytes};
+    (void)user, (void)level;
+    text_add(&t, line), text_add(&t, "\n");
+    program_say(STDERR_FILENO, &t);
+}
+
+/* One line on stderr: what is wrong with which option. */
+static int program_bad(const char *name, const char *value, const char *how)
+{
+    char bytes[512];
+    struct text t = {bytes, 0, sizeof bytes - 1};
+    text_add(&t, "exportws: --"), text_add(&t, name), text_add(&t, ": ");
+    if (value) text_add(&t, "'"), text_escaped(&t, (const uint8_t *)value, smaller(strlen(value), 64)), text_add(&t, "' ");
+    text_add(&t, how);
+    t.n = smaller(t.n, t.size);
+    t.size++;
+    text_add(&t, "\n");
+    program_say(STDERR_FILENO, &t);
+    return 2;
+}
+
+/* SECONDS with up to three decimals, as milliseconds. 0, or -1. */
+static int seconds_parse(const char *value, uint64_t *ms)
+{
+    const char *point = strchr(value, '.');
+    size_t whole = point ? (size_t)(point - value) : strlen(value), places = point ? strlen(point + 1) : 0;
+    uint64_t fraction = 0;
+    if (decimal_parse((const uint8_t *)value, whole, ms) < 0 || *ms > UINT32_MAX) return -1;
+    if (point && (places > 3 || decimal_parse((const uint8_t *)point + 1, places, &fraction) < 0)) return -1;
+    for (; places < 3; places++) fraction *= 10;
+    *ms = *ms * 1000 + fraction;
+    return 0;
+}
+
+/* BYTES with a suffix k, m or g. 0, or -1. */
+static int bytes_parse(const char *value, uint64_t *bytes)
+{
+    size_t n = strlen(value);
+    uint8_t last = n > 0 ? ascii_lower((uint8_t)value[n - 1]) : '0';
+    unsigned shift = last == 'k' ? 10 : last == 'm' ? 20 : last == 'g' ? 30 : 0;
+    if (decimal_parse((const uint8_t *)value, shift > 0 ? n - 1 : n, bytes) < 0) return -1;
+    *bytes = *bytes > UINT64_MAX >> shift ? UINT64_MAX : *bytes << shift;
+    return 0;
+}
+
+static int program_number(struct program *p, const struct option *row, const char *value)
+{
+    char *member = (char *)&p->o + row->at;
+    char how[96];
+    struct text t = {how, 0, sizeof how};
+    uint64_t number = 0;
+    int bad = row->kind == OPTION_SECONDS ? seconds_parse(value, &number)
+            : row->kind == OPTION_BYTES ? bytes_parse(value, &number)
+            : decimal_parse((const uint8_t *)value, strlen(value), &number);
+    if (bad < 0) return program_bad(row->name, value, row->kind == OPTION_SECONDS ? "is no number of seconds"
+                                                    : row->kind == OPTION_BYTES ? "is no number of bytes"
+                                                                                : "is no whole number");
+    if (number < row->least || number > row->most || number > SIZE_MAX) {
+        uint64_t unit = row->kind == OPTION_SECONDS ? 1000 : 1;
+        text_add(&t, "is out of range: "), text_add(&t, row->least > 0 && unit > 1 ? "0.00" : "");
+        text_decimal(&t, row->least), text_add(&t, " to "), text_decimal(&t, row->most / unit), text_end(&t);
+        return program_bad(row->name, value, how);
+    }
+    unsigned ms = (unsigned)number;
+    size_t size = (size_t)number;
+    if (row->kind == OPTION_SECONDS) memcpy(member, &ms, sizeof ms);
+    else memcpy(member, &size, sizeof size);
+    return 0;
+}
+
+/* The first line of a file. */
+static int program_file(struct program *p, const struct option *row, const char *value)
+{
+    int fd = open(value, O_RDONLY);
+    if (fd < 0) return program_bad(row->name, value, strerror(errno));
+    ssize_t n = read(fd, p->push_secret, sizeof p->push_secret - 1);
+    close(fd);
+    if (n < 0) return program_bad(row->name, value, strerror(errno));
+    p->push_secret[n] = '\0';
+    p->push_secret[strcspn(p->push_secret, "\r\n")] = '\0';
+    if (p->push_secret[0] == '\0') return program_bad(row->name, value, "has an empty first line");
+    if (strlen(p->push_secret) == sizeof p->push_secret - 1) return program_bad(row->name, value, "has too long a first line");
+    p->o.push_secret = p->push_secret;
+    return 0;
+}
+
+/* Every option on a line, with its default. */
+static void program_help(const struct program *p)
+{
+    char bytes[160];
+    struct text t = {bytes, 0, sizeof bytes};
+    text_add(&t, "usage: exportws [options]   --name VALUE or --name=VALUE; sizes take k, m, g\n\n");
+    program_say(STDOUT_FILENO, &t);
+    for (unsigned i = 0; i < OPTIONS; i++) {
+        const struct option *row = &options[i];
+        const char *word = NULL;
+        t = (struct text){bytes, 0, sizeof bytes};
+        text_add(&t, "  --"), text_add(&t, row->name), text_add(&t, " "), text_add(&t, row->unit);
+        while (t.n < 31) text_add(&t, " ");
+        text_add(&t, row->help);
+        if (row->kind == OPTION_TEXT) memcpy(&word, (const char *)&p->o + row->at, sizeof word);
+        if (row->kind == OPTION_FILE) word = "none";
+        if (row->at == AT(log_level) && row->kind == OPTION_ACTION && *row->unit) word = "info";
+        if (row->kind == OPTION_FLAG) word = "off";
+        if (row->kind == OPTION_COUNT || row->kind == OPTION_BYTES || row->kind == OPTION_SECONDS) {
+            uint64_t number = option_number(&p->o, row);
+            text_add(&t, " ("), text_decimal(&t, row->kind == OPTION_SECONDS ? number / 1000 : number), text_add(&t, ")");
+        } else if (word) {
+            text_add(&t, " ("), text_add(&t, word), text_add(&t, ")");
+        }
+        text_add(&t, "\n");
+        program_say(STDOUT_FILENO, &t);
+    }
+}
+
+static int program_log_level(struct program *p, const struct option *row, const char *value)
+{
+    static const char *const levels[] = {"error", "warn", "info", "debug"};
+    for (int i = 0; i < 4; i++) {
+        if (strcmp(value, levels[i]) != 0) continue;
+        p->o.log_level = i;
+        return 0;
+    }
+    return program_bad(row->name, value, "is none of error, warn, info, debug");
+}
+
+static int program_list(struct program *p, const struct option *row, const char *value)
+{
+    if (p->o.origin_count == LIST_MAX) return program_bad(row->name, value, "is one too many");
+    if (strcmp(value, "*") != 0 && !strstr(value, "://"))
+        return program_bad(row->name, value, "is no Origin: SCHEME://HOST[:PORT], or *");
+    p->origins[p->o.origin_count++] = value;
+    p->o.origins = p->origins;
+    return 0;
+}
+
+static int program_text(struct program *p, const struct option *row, const char *value)
+{
+    if (row->at == AT(push) && strcmp(value, "none") == 0) value = NULL;
+    memcpy((char *)&p->o + row->at, &value, sizeof value);
+    return 0;
+}
+
+/* Takes one option. 0: go on; -1: done, exit 0; else the exit status. */
+static int program_option(struct program *p, const struct option *row, const char *value)
+{
+    switch (row->kind) {
+    case OPTION_COUNT:
+    case OPTION_BYTES:
+    case OPTION_SECONDS: return program_number(p, row, value);
+    case OPTION_TEXT: return program_text(p, row, value);
+    case OPTION_FILE: return program_file(p, row, value);
+    case OPTION_LIST: return program_list(p, row, value);
+    case OPTION_FLAG: p->o.heartbeat_reply = 1; return 0;
+    default: break;
+    }
+    if (*row->unit) return program_log_level(p, row, value);
+    if (strcmp(row->name, "memory") == 0) {
+        p->print_memory = 1;
+        return 0;
+    }
+    if (strcmp(row->name, "help") == 0) program_help(p);
+    else program_write(STDOUT_FILENO, "exportws " EXPORTWS_VERSION "\n", sizeof "exportws " EXPORTWS_VERSION);
+    return -1;
+}
+
+/* Reads the command line. As program_option. */
+static int program_options(struct program *p, int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        const char *name = argv[i] + 2, *value = NULL;
+        const struct option *row = options;
+        if (strncmp(argv[i], "--", 2) != 0) return program_bad("", argv[i], "is no option: see exportws --help");
+        size_t n = strcspn(name, "=");
+        while (row < options + OPTIONS && !(strlen(row->name) == n && memcmp(row->name, name, n) == 0)) row++;
+        if (row == options + OPTIONS) return program_bad(name, NULL, "is no option: see exportws --help");
+        int wants = *row->unit != '\0';
+        if (name[n] == '=') value = name + n + 1;
+        else if (wants && i + 1 < argc) value = argv[++i];
+        if (!wants && value) return program_bad(row->name, value, "is not wanted: it takes no value");
+        if (wants && !value) return program_bad(row->name, NULL, "needs a value");
+        int status = program_option(p, row, value);
+        if (status != 0) return status;
+    }
+    return 0;
+}
+
+/* Raises the soft descriptor limit to what these options need, and warns when the hard one forbids it. */
+static void program_descriptors(const exportws_options *o)
+{
+    const uint64_t need = (uint64_t)o->capacity + o->handshakes + o->pushers + PUSHERS_SPARE + DESCRIPTORS_BESIDE;
+    char bytes[256];
+    struct text t = {bytes, 0, sizeof bytes};
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur >= need) return;
+    limit.rlim_cur = limit.rlim_max == RLIM_INFINITY || limit.rlim_max >= need ? (rlim_t)need : limit.rlim_max;
+    int failed = setrlimit(RLIMIT_NOFILE, &limit) < 0;
+    if ((!failed && limit.rlim_cur >= need) || o->log_level < EXPORTWS_LOG_WARN) return;
+    text_add(&t, "time="), log_time(&t), text_add(&t, " level=warn event=start descriptors="), text_decimal(&t, limit.rlim_cur);
+    text_add(&t, " needed="), text_decimal(&t, need), text_add(&t, " why=raise_the_hard_limit_(ulimit_-n)\n");
+    program_say(STDERR_FILENO, &t);
+}
+
+static void program_ready(const exportws *w, const exportws_options *o, size_t bytes)
+{
+    char line[512], address[128];
+    struct text t = {line, 0, sizeof line};
+    text_add(&t, "exportws " EXPORTWS_VERSION " ready: clients ");
+    exportws_address(w, EXPORTWS_CLIENTS, address, sizeof address), text_add(&t, address);
+    text_add(&t, ", push ");
+    if (!o->push) memcpy(address, "none", 5);
+    else exportws_address(w, EXPORTWS_PUSH, address, sizeof address);
+    text_add(&t, address), text_add(&t, ", capacity "), text_decimal(&t, o->capacity);
+    text_add(&t, ", memory "), text_decimal(&t, bytes), text_add(&t, " bytes\n");
+    program_say(STDOUT_FILENO, &t);
+}
+
+static void program_signals(void)
+{
+    struct sigaction act;
+    memset(&act, 0, sizeof act);
+    sigemptyset(&act.sa_mask);
+    act.sa_handler = SIG_IGN;
+    sigaction(SIGPIPE, &act, NULL);
+    act.sa_handler = program_signal;
+    sigaction(SIGTERM, &act, NULL);
+    sigaction(SIGINT, &act, NULL);
+}
+
+static int program_fail(const char *why)
+{
+    char bytes[320];
+    struct text t = {bytes, 0, sizeof bytes};
+    text_add(&t, "exportws: "), text_add(&t, why), text_add(&t, "\n");
+    program_say(STDERR_FILENO, &t);
+    return 1;
+}
+
+static int program_run(struct program *p)
+{
+    char why[256];
+    size_t bytes = exportws_memory(&p->o);
+    void *memory = malloc(bytes);
+    if (!memory) return program_fail("out of memory");
+    program_descriptors(&p->o);
+    program_signals();
+    running = exportws_start(&p->o, memory, bytes, why, sizeof why);
+    if (!running) return program_fail(why);
+    program_ready(running, &p->o, bytes);
+    while (exportws_step(running, -1) >= 0) {}
+    exportws_end(running);
+    free(memory);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    static struct program program;
+    exportws_defaults(&program.o);
+    program.o.listen = "127.0.0.1:8080", program.o.push = "127.0.0.1:8081";
+    program.o.on_log = program_log;
+    int status = program_options(&program, argc, argv);
+    if (status != 0) return status < 0 ? 0 : status;
+    const char *wrong = options_wrong(&program.o);
+    size_t bytes = exportws_memory(&program.o);
+    if (wrong) return program_bad(wrong, NULL, "is out of range");
+    if (bytes == 0) return program_bad("buffer", NULL, "and the rest are more than this machine can address");
+    if (!program.print_memory) return program_run(&program);
+    char line[32];
+    struct text t = {line, 0, sizeof line};
+    text_decimal(&t, bytes), text_add(&t, "\n");
+    program_say(STDOUT_FILENO, &t);
+    return 0;
+}
+
+#endif
+
+/* ISC licence
+ *
+ * Copyright 2026 the exportws authors
+ *
+ * Permission to use, copy, modify, and/or distribute this software for any purpose with or without fee is hereby
+ * granted, provided that the above copyright notice and this permission notice appear in all copies.
+ *
+ * THE SOFTWARE IS PROVIDED "AS IS" AND THE AUTHOR DISCLAIMS ALL WARRANTIES WITH REGARD TO THIS SOFTWARE INCLUDING ALL
+ * IMPLIED WARRANTIES OF MERCHANTABILITY AND FITNESS. IN NO EVENT SHALL THE AUTHOR BE LIABLE FOR ANY SPECIAL, DIRECT,
+ * INDIRECT, OR CONSEQUENTIAL DAMAGES OR ANY DAMAGES WHATSOEVER RESULTING FROM LOSS OF USE, DATA OR PROFITS, WHETHER IN
+ * AN ACTION OF CONTRACT, NEGLIGENCE OR OTHER TORTIOUS ACTION, ARISING OUT OF OR IN CONNECTION WITH THE USE OR
+ * PERFORMANCE OF THIS SOFTWARE. */

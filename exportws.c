@@ -1,41 +1,48 @@
 /* exportws - tells browsers how their export is going
  *
- * A browser opens ws://host/app/ws/export-task/{token}; a back end pushes text to that token, or to everybody, by HTTP
- * POST or by a function call. One file, C99 and POSIX.1-2008, nothing else:  cc -o exportws exportws.c
+ * A browser opens ws://host/app/ws/export-task/{token}; a back end pushes text to that token, or
+ * to everybody, by HTTP POST or by a function call. One file, C99 and POSIX.1-2008, nothing else:
  *
- * The way of a byte. poll() says that a socket is readable (Loop); recv() puts the bytes into the one scratch buffer,
- * or into the input buffer that the connection holds while a unit of it is incomplete (Input). A client's first unit
- * is an HTTP head (HTTP head): the handshake's rules (Client door) refuse it or make it a session (Sessions). From
- * then on its units are frames (Frames) that become messages, pongs and closes (Conversation). A pusher's units are
- * HTTP requests (Push door); their bodies are messages for sessions.
+ *     cc -o exportws exportws.c
  *
- * The way back. A frame is built once in the stage and goes straight to the socket of each session. Only what a
- * kernel did not take is kept, once, in the buffer (Messages): sessions that still have to send it have a cursor on
- * it and count as references. A message for an absent token is kept the same way until somebody comes or it expires.
+ * The way of a byte. poll() says that a socket is readable (Loop); recv() puts the bytes into the
+ * one scratch buffer, or into the input buffer that the connection holds while a unit of it is
+ * incomplete (Input). A client's first unit is an HTTP head (HTTP head): the handshake's rules
+ * (Client door) refuse it or make it a session (Sessions). From then on its units are frames
+ * (Frames) that become messages, pongs and closes (Conversation). A pusher's units are HTTP
+ * requests (Push door); their bodies are messages for sessions.
  *
- * Who may do what. A lower layer reports (a count, "more", an error), an upper layer acts. Only the session layer
- * changes a session's state; only the loop closes a descriptor: others put a connection on the list of the dead, and
- * the turn ends with burying them. Callbacks run where no shared buffer is in use.
+ * The way back. A frame is built once in the stage and goes straight to the socket of each
+ * session (Push). Only what a kernel did not take is kept, once, in the buffer (Messages):
+ * sessions that still have to send it have a cursor on it and count as references. A message for
+ * an absent token is kept the same way until somebody comes or it expires.
+ *
+ * Who may do what. A lower layer reports (a count, "more", an error), an upper layer acts. Only
+ * the session layer changes a session's state; only the loop closes a descriptor: others put a
+ * connection on the list of the dead, and the turn ends with burying them. Callbacks run where no
+ * shared buffer is in use: the stage is filled and sent without one in between.
  *
  * The map of the memory: one block from the caller, measured and placed by layout(), never grown.
  *
- *     struct exportws     the server: options, counters, list heads, free lists
- *     polls, owners       the poll set and whose entry each is; what every turn looks at lies together
- *     conns               sessions [0, capacity), then handshakes, then pushers: one slot type, three pools
- *     tokens              one record per token that has a session or a message; chained hash of them (buckets)
- *     names               the token bytes of each session slot
- *     pushes              what a pusher's request has come to
- *     addresses           sessions per peer address (only with per_address)
- *     blocks, links       --buffer: message blocks and their chaining; the first block of a message starts with its head
- *     inputs              a handful of buffers for units that are incomplete
- *     scratch, stage, answers, ring
+ *     struct exportws    the server: options, counters, list heads, free lists
+ *     polls, owners      the poll set and whose entry each is: what every turn looks at
+ *     conns              one slot type, three pools: sessions [0, capacity), handshakes, pushers
+ *     tokens, buckets    a record for each token that has a session or a message; their hash
+ *     names              the token bytes of each session slot
+ *     pushes             what a pusher's request has come to
+ *     addresses          sessions per peer address (only with per_address)
+ *     blocks, links      --buffer: message blocks and how they chain
+ *     inputs, scratch    buffers for what is read: a handful for incomplete units, one for all else
+ *     stage, answers     buffers for what is written
+ *     ring               what other threads have posted
  *
- * Sections: System, Bytes, SHA-1, Base64, SipHash, UTF-8, HTTP head, Targets, Frames, Server, Log, Arena, Timers,
- * Poll set, Messages, Tokens, Output, Addresses, Sessions, Push, Input, Conversation, Responses, Client door, Metrics,
- * Push door, Loop, Doors, API, Program.
+ * Sections: System, Bytes, SHA-1, Base64, SipHash, UTF-8, HTTP head, Chunks, Targets, Frames,
+ * Server, Log, Options, Arena, Timers, Poll set, Messages, Tokens, Output, Addresses, Sessions,
+ * Push, Input, Conversation, Responses, Client door, Metrics, Push door, Loop, Doors, API,
+ * Program.
  *
- * RFC 6455 (WebSocket), RFC 9110 and 9112 (HTTP), RFC 3629 (UTF-8), RFC 4648 (base64), FIPS 180-4 (SHA-1).
- * ISC licence: at the end. */
+ * RFC 6455 (WebSocket), RFC 9110 and 9112 (HTTP), RFC 3629 (UTF-8), RFC 4648 (base64), FIPS 180-4
+ * (SHA-1). ISC licence: at the end. */
 
 /* ===== System ===== */
 
@@ -60,20 +67,21 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Where send() can't be told to keep SIGPIPE to itself, the socket is (SO_NOSIGPIPE, in socket_prepare). */
+/* Where send() can't be told to keep SIGPIPE to itself, the socket is (SO_NOSIGPIPE, in
+ * socket_prepare). */
 #ifndef MSG_NOSIGNAL
 #define MSG_NOSIGNAL 0
 #endif
 
 enum {
-    HEAD_MAX = 8192,         /* a request head; more is 431 */
-    BLOCK_BYTES = 256,       /* of the buffer, with the default token size */
-    GIVE_WAY_MS = 1000,      /* an incomplete head may keep an input buffer this long when others want it */
-    PUSHERS_SPARE = 4,       /* slots in which one pusher too many is told so */
-    KEEP_ALIVE_MS = 60000,   /* an idle connection at the push door */
-    ACCEPT_RETRY_MS = 1000,  /* out of descriptors: when to look again if none of ours was freed */
-    LINE_MAX_BYTES = 400,    /* a log line */
-    RESPONSE_MAX = 640       /* a response without its page */
+    HEAD_MAX = 8192,        /* a request head; more is 431 */
+    BLOCK_BYTES = 256,      /* of the buffer, with the default token size */
+    GIVE_WAY_MS = 1000,     /* an incomplete head keeps a wanted input buffer no longer */
+    PUSHERS_SPARE = 4,      /* slots in which one pusher too many is told so */
+    KEEP_ALIVE_MS = 60000,  /* an idle connection at the push door */
+    ACCEPT_RETRY_MS = 1000, /* out of descriptors: when to look again if none of ours was freed */
+    LINE_MAX_BYTES = 400,   /* a log line */
+    RESPONSE_MAX = 640      /* a response without its page */
 };
 
 #define NONE UINT32_MAX
@@ -130,7 +138,8 @@ static int hex_value(uint8_t c)
     return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-/* Reads all of p[0..n) as a decimal; 0, or -1 when it is none. A value too large becomes UINT64_MAX. */
+/* Reads all of p[0..n) as a decimal; 0, or -1 when it is none. A value too large becomes
+ * UINT64_MAX. */
 static int decimal_parse(const uint8_t *p, size_t n, uint64_t *value)
 {
     uint64_t v = 0;
@@ -181,8 +190,8 @@ static void text_two(struct text *t, int value)
     text_bytes(t, digits, 2);
 }
 
-/* Bytes from outside, so that no reader of the line can take them for anything else: printable ASCII as it is but for
- * space, quotes, '=' and backslash; all else as \xHH. */
+/* Bytes from outside, so that no reader of the line can take them for anything else: printable
+ * ASCII as it is but for space, quotes, '=' and backslash; all else as \xHH. */
 static void text_escaped(struct text *t, const uint8_t *p, size_t n)
 {
     static const char hex[] = "0123456789abcdef";
@@ -211,10 +220,13 @@ static void sha1_block(uint32_t state[5], const uint8_t block[64])
     static const uint32_t constant[4] = {0x5a827999, 0x6ed9eba1, 0x8f1bbcdc, 0xca62c1d6};
     uint32_t w[80], a = state[0], b = state[1], c = state[2], d = state[3], e = state[4];
     for (unsigned i = 0; i < 16; i++) w[i] = load_be32(block + 4 * i);
-    for (unsigned i = 16; i < 80; i++) w[i] = rotate_left(w[i - 3] ^ w[i - 8] ^ w[i - 14] ^ w[i - 16], 1);
+    for (unsigned i = 16; i < 80; i++)
+        w[i] = rotate_left(w[i - 3] ^ w[i - 8] ^ w[i - 14] ^ w[i - 16], 1);
     for (unsigned i = 0; i < 80; i++) {
         unsigned phase = i / 20;
-        uint32_t f = phase == 0 ? (b & c) | (~b & d) : phase == 2 ? (b & c) | (b & d) | (c & d) : b ^ c ^ d;
+        uint32_t f = phase == 0 ? (b & c) | (~b & d)
+                   : phase == 2 ? (b & c) | (b & d) | (c & d)
+                                : b ^ c ^ d;
         uint32_t next = rotate_left(a, 5) + f + e + constant[phase] + w[i];
         e = d, d = c, c = rotate_left(b, 30), b = a, a = next;
     }
@@ -237,13 +249,15 @@ static void sha1(const uint8_t *p, size_t n, uint8_t digest[20])
 
 /* ===== Base64 (RFC 4648, section 4) ===== */
 
-static const char base64_alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+static const char base64_alphabet[] =
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /* Writes p[0..n) as 4 * ceil(n / 3) characters. */
 static void base64_encode(const uint8_t *p, size_t n, char *out)
 {
     for (; n > 0; out += 4) {
-        uint32_t three = (uint32_t)p[0] << 16 | (n > 1 ? (uint32_t)p[1] << 8 : 0) | (n > 2 ? p[2] : 0U);
+        uint32_t three = (uint32_t)p[0] << 16 | (n > 1 ? (uint32_t)p[1] << 8 : 0) |
+                         (n > 2 ? p[2] : 0U);
         out[0] = base64_alphabet[three >> 18];
         out[1] = base64_alphabet[three >> 12 & 63];
         out[2] = n > 1 ? base64_alphabet[three >> 6 & 63] : '=';
@@ -311,8 +325,8 @@ static uint64_t siphash(const uint8_t key[16], const uint8_t *p, size_t n)
 
 /* ===== UTF-8 (RFC 3629) ===== */
 
-/* Between two bytes: how many continuation bytes are still needed, and the range of the next. All zero: at a
- * character's start. */
+/* Between two bytes: how many continuation bytes are still needed, and the range of the next. All
+ * zero: at a character's start. */
 struct utf8 {
     uint8_t need, low, high;
 };
@@ -327,7 +341,8 @@ static int utf8_lead(struct utf8 *u, uint8_t c)
     return 0;
 }
 
-/* Checks the next n bytes of a text: 0 as far as they go, -1 at the first byte that no text has there. */
+/* Checks the next n bytes of a text: 0 as far as they go, -1 at the first byte that no text has
+ * there. */
 static int utf8_feed(struct utf8 *u, const uint8_t *p, size_t n)
 {
     size_t i = 0;
@@ -372,15 +387,16 @@ enum head_flag {
 };
 
 enum head_field {
-    FIELD_HOST, FIELD_ORIGIN, FIELD_KEY, FIELD_VERSION, FIELD_LENGTH, FIELD_AUTHORIZATION, FIELD_TYPE,
-    FIELD_CONNECTION, FIELD_UPGRADE, FIELD_ENCODING, FIELD_EXPECT, FIELDS
+    FIELD_HOST, FIELD_ORIGIN, FIELD_KEY, FIELD_VERSION, FIELD_LENGTH, FIELD_AUTHORIZATION,
+    FIELD_TYPE, FIELD_CONNECTION, FIELD_UPGRADE, FIELD_ENCODING, FIELD_EXPECT, FIELDS
 };
 
-/* A request head as far as it has been read; all zero at its start. Spans count from the head's first byte. */
+/* A request head as far as it has been read; all zero at its start. Spans count from the head's
+ * first byte. */
 struct head {
-    uint16_t line, scan; /* the line being read starts, and has been looked at up to */
-    uint8_t begun;       /* the request line has been read */
-    uint8_t minor;       /* HTTP/1.minor */
+    uint16_t line, scan;  /* the line being read starts, and has been looked at up to */
+    uint8_t begun;        /* the request line has been read */
+    uint8_t minor;        /* HTTP/1.minor */
     uint16_t flags, seen; /* head_flag; 1 << head_field for each that was there */
     struct span method, target, fields, host, origin, key, authorization;
     uint64_t length; /* Content-Length */
@@ -405,7 +421,8 @@ static void http_trim(const uint8_t **p, size_t *n)
     while (*n > 0 && http_blank(**p)) ++*p, --*n;
 }
 
-/* Takes the next member off a comma-separated list (RFC 9110, 5.6.1): 1 and the member, or 0 at its end. */
+/* Takes the next member off a comma-separated list (RFC 9110, 5.6.1): 1 and the member, or 0 at its
+ * end. */
 static int http_list_next(const uint8_t **list, size_t *left, const uint8_t **member, size_t *size)
 {
     const uint8_t *comma;
@@ -425,8 +442,11 @@ static unsigned http_list_flags(const uint8_t *p, size_t n)
     static const struct {
         const char *name;
         uint8_t flag;
-    } rows[] = {{"close", HEAD_CLOSE}, {"keep-alive", HEAD_KEEP_ALIVE}, {"upgrade", HEAD_UPGRADE},
-                {"websocket", HEAD_WEBSOCKET}, {"100-continue", HEAD_CONTINUE}};
+    } rows[] = {{"close", HEAD_CLOSE},
+                {"keep-alive", HEAD_KEEP_ALIVE},
+                {"upgrade", HEAD_UPGRADE},
+                {"websocket", HEAD_WEBSOCKET},
+                {"100-continue", HEAD_CONTINUE}};
     const uint8_t *member;
     size_t size;
     unsigned flags = 0;
@@ -471,12 +491,17 @@ static int head_note(struct head *h, unsigned field, struct span value, const ui
 /* A field line p[0..n), which starts `at` bytes into the head. 0, or -status. */
 static int head_field_line(struct head *h, const uint8_t *p, size_t n, size_t at)
 {
-    static const char *const names[FIELDS] = {
-        [FIELD_HOST] = "host", [FIELD_ORIGIN] = "origin", [FIELD_KEY] = "sec-websocket-key",
-        [FIELD_VERSION] = "sec-websocket-version", [FIELD_LENGTH] = "content-length",
-        [FIELD_AUTHORIZATION] = "authorization", [FIELD_TYPE] = "content-type",
-        [FIELD_CONNECTION] = "connection", [FIELD_UPGRADE] = "upgrade",
-        [FIELD_ENCODING] = "transfer-encoding", [FIELD_EXPECT] = "expect"};
+    static const char *const names[FIELDS] = {[FIELD_HOST] = "host",
+                                              [FIELD_ORIGIN] = "origin",
+                                              [FIELD_KEY] = "sec-websocket-key",
+                                              [FIELD_VERSION] = "sec-websocket-version",
+                                              [FIELD_LENGTH] = "content-length",
+                                              [FIELD_AUTHORIZATION] = "authorization",
+                                              [FIELD_TYPE] = "content-type",
+                                              [FIELD_CONNECTION] = "connection",
+                                              [FIELD_UPGRADE] = "upgrade",
+                                              [FIELD_ENCODING] = "transfer-encoding",
+                                              [FIELD_EXPECT] = "expect"};
     size_t name = 0;
     while (name < n && http_tchar(p[name])) name++;
     if (name == 0 || name == n || p[name] != ':') return -400;
@@ -496,7 +521,9 @@ static int head_request_line(struct head *h, const uint8_t *p, size_t n, size_t 
     while (method < n && http_tchar(p[method])) method++;
     if (method == 0 || method == n || p[method] != ' ') return -400;
     for (end = method + 1; end < n && p[end] > ' ' && p[end] < 0x7f; end++) {}
-    if (end == method + 1 || n - end != 9 || memcmp(p + end, " HTTP/1.", 8) != 0 || !ascii_digit(p[n - 1])) return -400;
+    if (end == method + 1 || n - end != 9 || memcmp(p + end, " HTTP/1.", 8) != 0 ||
+        !ascii_digit(p[n - 1]))
+        return -400;
     h->method = (struct span){(uint16_t)at, (uint16_t)method};
     h->target = (struct span){(uint16_t)(at + method + 1), (uint16_t)(end - method - 1)};
     h->minor = p[n - 1] > '0';
@@ -504,8 +531,8 @@ static int head_request_line(struct head *h, const uint8_t *p, size_t n, size_t 
     return 0;
 }
 
-/* Looks at the head's bytes up to the end of the next line. Returns where that line ends (its LF excluded), 0: more is
- * needed, or -400 at a byte that no line may have. */
+/* Looks at the head's bytes up to the end of the next line. Returns where that line ends (its LF
+ * excluded), 0: more is needed, or -400 at a byte that no line may have. */
 static int head_scan(struct head *h, const uint8_t *p, size_t n)
 {
     for (; h->scan < n; h->scan++) {
@@ -526,8 +553,9 @@ static int head_check(const struct head *h)
     return (h->seen & both) == both ? -400 : 0;
 }
 
-/* Reads a request head from p[0..n), going on where it stopped: the same bytes must stand before the new ones. Returns
- * the head's length, 0: more is needed, or -status to refuse it with: 400, 431, 501. */
+/* Reads a request head from p[0..n), going on where it stopped: the same bytes must stand before
+ * the new ones. Returns the head's length, 0: more is needed, or -status to refuse it with: 400,
+ * 431, 501. */
 static int head_parse(struct head *h, const uint8_t *p, size_t n)
 {
     const size_t limit = n < HEAD_MAX ? n : HEAD_MAX;
@@ -536,7 +564,8 @@ static int head_parse(struct head *h, const uint8_t *p, size_t n)
         const uint8_t *line = p + h->line;
         size_t size = (size_t)end - 1 - h->line, at = h->line;
         h->line = h->scan = (uint16_t)(end + 1);
-        if (size == 0 && !h->begun) continue; /* an empty line before the request is forgiven (RFC 9112, 2.2) */
+        if (size == 0 && !h->begun)
+            continue; /* an empty line before the request is forgiven (RFC 9112, 2.2) */
         if (size == 0) {
             status = head_check(h);
             return status < 0 ? status : end + 1;
@@ -554,14 +583,17 @@ static int head_parse(struct head *h, const uint8_t *p, size_t n)
 
 /* ===== Chunks (RFC 9112, section 7.1) ===== */
 
-enum chunk_state { CHUNK_SIZE, CHUNK_EXTENSION, CHUNK_SIZE_LF, CHUNK_DATA, CHUNK_CR, CHUNK_LF, CHUNK_TRAILER,
-                   CHUNK_TRAILER_LINE, CHUNK_TRAILER_LF, CHUNK_LAST_LF, CHUNK_DONE };
+enum chunk_state {
+    CHUNK_SIZE, CHUNK_EXTENSION, CHUNK_SIZE_LF, CHUNK_DATA, CHUNK_CR, CHUNK_LF, CHUNK_TRAILER,
+    CHUNK_TRAILER_LINE, CHUNK_TRAILER_LF, CHUNK_LAST_LF, CHUNK_DONE
+};
 
 /* A chunked body between two bytes; all zero at its start. */
 struct chunk {
     uint8_t state, digits;
-    uint16_t trailer; /* bytes of extensions and trailers, which are read past but not without end */
-    uint64_t left;    /* of the chunk's data */
+    uint16_t
+        trailer;   /* bytes of extensions and trailers, which are read past but not without end */
+    uint64_t left; /* of the chunk's data */
 };
 
 static int chunk_size_byte(struct chunk *k, uint8_t c)
@@ -581,21 +613,22 @@ static int chunk_step(struct chunk *k, uint8_t c)
 {
     switch (k->state) {
     case CHUNK_SIZE: return chunk_size_byte(k, c);
-    case CHUNK_EXTENSION: return c == '\r' ? CHUNK_SIZE_LF : c >= ' ' || c == '\t' ? CHUNK_EXTENSION : -1;
+    case CHUNK_EXTENSION:
+        return c == '\r' ? CHUNK_SIZE_LF : c >= ' ' || c == '\t' ? CHUNK_EXTENSION : -1;
     case CHUNK_SIZE_LF: return c != '\n' ? -1 : k->left > 0 ? CHUNK_DATA : CHUNK_TRAILER;
     case CHUNK_CR: return c == '\r' ? CHUNK_LF : -1;
-    case CHUNK_LF:
-        k->digits = 0;
-        return c == '\n' ? CHUNK_SIZE : -1;
+    case CHUNK_LF: k->digits = 0; return c == '\n' ? CHUNK_SIZE : -1;
     case CHUNK_TRAILER: return c == '\r' ? CHUNK_LAST_LF : http_tchar(c) ? CHUNK_TRAILER_LINE : -1;
-    case CHUNK_TRAILER_LINE: return c == '\r' ? CHUNK_TRAILER_LF : c >= ' ' || c == '\t' ? CHUNK_TRAILER_LINE : -1;
+    case CHUNK_TRAILER_LINE:
+        return c == '\r' ? CHUNK_TRAILER_LF : c >= ' ' || c == '\t' ? CHUNK_TRAILER_LINE : -1;
     case CHUNK_TRAILER_LF: return c == '\n' ? CHUNK_TRAILER : -1;
     default: return c == '\n' ? CHUNK_DONE : -1; /* CHUNK_LAST_LF */
     }
 }
 
-/* Reads on in p[0..n). Returns how many bytes it used, -1 when they are no chunked body. *data is how many of the last
- * bytes used are the body's: it stops behind every piece of data, and when it is done. */
+/* Reads on in p[0..n). Returns how many bytes it used, -1 when they are no chunked body. *data is
+ * how many of the last bytes used are the body's: it stops behind every piece of data, and when it
+ * is done. */
 static int chunk_feed(struct chunk *k, const uint8_t *p, size_t n, size_t *data)
 {
     size_t i = 0;
@@ -617,15 +650,16 @@ static int chunk_feed(struct chunk *k, const uint8_t *p, size_t n, size_t *data)
 
 /* ===== Targets (RFC 9112, section 3.2; RFC 3986) ===== */
 
-/* Percent-decodes p[0..n) into out[0..size). Returns the length, -400 for bad encoding, NUL or '/' in it, -414 when it
- * does not fit. */
+/* Percent-decodes p[0..n) into out[0..size). Returns the length, -400 for bad encoding, NUL or '/'
+ * in it, -414 when it does not fit. */
 static int token_decode(const uint8_t *p, size_t n, uint8_t *out, size_t size)
 {
     size_t used = 0;
     for (size_t i = 0; i < n; i++) {
         uint8_t c = p[i];
         if (c == '%') {
-            int high = n - i > 2 ? hex_value(p[i + 1]) : -1, low = n - i > 2 ? hex_value(p[i + 2]) : -1;
+            int high = n - i > 2 ? hex_value(p[i + 1]) : -1,
+                low = n - i > 2 ? hex_value(p[i + 2]) : -1;
             if (high < 0 || low < 0) return -400;
             c = (uint8_t)(high << 4 | low);
             i += 2;
@@ -641,7 +675,9 @@ static int token_decode(const uint8_t *p, size_t n, uint8_t *out, size_t size)
 static void target_origin_form(const uint8_t **p, size_t *n)
 {
     const uint8_t *slash;
-    size_t skip = *n > 7 && ascii_equal(*p, 7, "http://") ? 7 : *n > 8 && ascii_equal(*p, 8, "https://") ? 8 : 0;
+    size_t skip = *n > 7 && ascii_equal(*p, 7, "http://")  ? 7
+                : *n > 8 && ascii_equal(*p, 8, "https://") ? 8
+                                                           : 0;
     if (skip == 0) return;
     slash = memchr(*p + skip, '/', *n - skip);
     *n = slash ? *n - (size_t)(slash - *p) : 0;
@@ -657,7 +693,8 @@ static size_t host_size(const uint8_t *p, size_t n)
 }
 
 /* Whether an Origin (SCHEME://HOST[:PORT]) names the host of a Host header, whatever the ports. */
-static int origin_is_host(const uint8_t *origin, size_t origin_n, const uint8_t *host, size_t host_n)
+static int origin_is_host(const uint8_t *origin, size_t origin_n, const uint8_t *host,
+                          size_t host_n)
 {
     size_t at = 0, size, i = 0;
     while (at + 3 <= origin_n && memcmp(origin + at, "://", 3) != 0) at++;
@@ -683,7 +720,14 @@ static int secret_equal(const uint8_t *given, size_t n, const char *secret)
 
 /* ===== Frames (RFC 6455, section 5) ===== */
 
-enum opcode { OP_CONTINUATION = 0, OP_TEXT = 1, OP_BINARY = 2, OP_CLOSE = 8, OP_PING = 9, OP_PONG = 10 };
+enum opcode {
+    OP_CONTINUATION = 0,
+    OP_TEXT = 1,
+    OP_BINARY = 2,
+    OP_CLOSE = 8,
+    OP_PING = 9,
+    OP_PONG = 10
+};
 enum { FRAME_HEAD_MAX = 14, CONTROL_MAX = 125 };
 
 struct frame {
@@ -698,14 +742,17 @@ static int frame_decode(const uint8_t *p, size_t n, struct frame *f)
     f->fin = p[0] >> 7;
     f->opcode = p[0] & 15;
     int control = f->opcode >= OP_CLOSE;
-    if ((p[0] & 0x70) || (f->opcode > OP_BINARY && !control) || f->opcode > OP_PONG || (control && !f->fin)) return -1002;
+    if ((p[0] & 0x70) || (f->opcode > OP_BINARY && !control) || f->opcode > OP_PONG ||
+        (control && !f->fin))
+        return -1002;
     if (n < 2) return 0;
     size_t size = p[1] & 127U, extended = size == 126 ? 2 : size == 127 ? 8 : 0;
     if (!(p[1] & 0x80) || (control && size > CONTROL_MAX)) return -1002;
     if (n < 2 + extended + 4) return 0;
     f->size = extended > 0 ? 0 : size;
     for (size_t i = 0; i < extended; i++) f->size = f->size << 8 | p[2 + i];
-    if (f->size >> 63 || (extended == 2 && f->size < 126) || (extended == 8 && f->size < 65536)) return -1002;
+    if (f->size >> 63 || (extended == 2 && f->size < 126) || (extended == 8 && f->size < 65536))
+        return -1002;
     memcpy(f->mask, p + 2 + extended, 4);
     return (int)(2 + extended + 4);
 }
@@ -716,7 +763,8 @@ static size_t frame_head_size(uint64_t size)
     return size < 126 ? 2 : size < 65536 ? 4 : 10;
 }
 
-/* Writes the head of an unmasked, final frame to out[0..frame_head_size(size)). Returns that length. */
+/* Writes the head of an unmasked, final frame to out[0..frame_head_size(size)). Returns that
+ * length. */
 static size_t frame_encode(uint8_t *out, unsigned opcode, uint64_t size)
 {
     size_t n = frame_head_size(size);
@@ -726,9 +774,10 @@ static size_t frame_encode(uint8_t *out, unsigned opcode, uint64_t size)
     return n;
 }
 
-/* Unmasks src[0..n) into dst, which may be the same or stand before src; phase is how many bytes of the payload came
- * before. Eight bytes a step: each is read before what it overlaps is written. */
-static void frame_unmask(uint8_t *dst, const uint8_t *src, size_t n, const uint8_t mask[4], uint64_t phase)
+/* Unmasks src[0..n) into dst, which may be the same or stand before src; phase is how many bytes of
+ * the payload came before. Eight bytes a step: each is read before what it overlaps is written. */
+static void frame_unmask(uint8_t *dst, const uint8_t *src, size_t n, const uint8_t mask[4],
+                         uint64_t phase)
 {
     uint8_t turned[8];
     uint64_t key, word;
@@ -746,7 +795,8 @@ static void frame_unmask(uint8_t *dst, const uint8_t *src, size_t n, const uint8
 /* Whether an endpoint may send this close code (RFC 6455, 7.4; the registry's 1012 to 1014). */
 static int close_code_valid(unsigned code)
 {
-    return (code >= 1000 && code <= 1003) || (code >= 1007 && code <= 1014) || (code >= 3000 && code <= 4999);
+    return (code >= 1000 && code <= 1003) || (code >= 1007 && code <= 1014) ||
+           (code >= 3000 && code <= 4999);
 }
 
 /* ===== Server ===== */
@@ -768,7 +818,8 @@ enum conn_flag {
     CONN_STARVED = 8  /* its last frame was cut off: the buffer had no room for it */
 };
 
-/* The lists of connections by deadline: each has one duration, so that joining at the tail keeps the order. */
+/* The lists of connections by deadline: each has one duration, so that joining at the tail keeps
+ * the order. */
 enum timer {
     TIMER_NONE,
     TIMER_HEAD,  /* handshake_timeout: a request must be complete */
@@ -792,15 +843,16 @@ struct conn {
     uint32_t generation; /* counts the sessions this slot has had */
     uint8_t state, timer, flags, reason;
     uint16_t code, name_size;
-    uint32_t queued;     /* messages waiting for it, */
-    uint32_t sent;       /* bytes of the first of them that the kernel has taken, */
-    uint32_t replay;     /* and how many of them are from before it came: they don't count as slow */
-    uint32_t own, all; /* the next waiting of its token and of those for all; what follows those waits, too */
-    struct chain out;  /* waiting for it alone */
-    uint32_t token, next, prev;             /* its token's record; a ring of its sessions, oldest first */
-    uint32_t at;                            /* in the poll set */
-    uint32_t timer_next, timer_prev;        /* timer_next: the free list, too */
-    uint16_t input;                         /* 1 + the input buffer it holds, or 0 */
+    uint32_t queued; /* messages waiting for it, */
+    uint32_t sent;   /* bytes of the first of them that the kernel has taken, */
+    uint32_t replay; /* and how many of them are from before it came: they don't count as slow */
+    uint32_t own,
+        all; /* the next waiting of its token and of those for all; what follows those waits, too */
+    struct chain out;                /* waiting for it alone */
+    uint32_t token, next, prev;      /* its token's record; a ring of its sessions, oldest first */
+    uint32_t at;                     /* in the poll set */
+    uint32_t timer_next, timer_prev; /* timer_next: the free list, too */
+    uint16_t input;                  /* 1 + the input buffer it holds, or 0 */
     uint16_t port;
     uint64_t due_ms;
     uint8_t address[16]; /* IPv4 is mapped; all zero: a Unix socket */
@@ -815,7 +867,7 @@ struct message {
     uint32_t age_next, age_prev; /* those that nobody has got, by expiry */
     uint32_t token, last;        /* record or NONE; the last block */
     uint16_t name_size;
-    uint8_t kind;                /* opcode, or 0 for bytes as they go on the wire */
+    uint8_t kind; /* opcode, or 0 for bytes as they go on the wire */
     uint8_t flags;
 };
 
@@ -826,16 +878,17 @@ enum message_flag {
     MESSAGE_OVERDUE = 8 /* expired while sessions still wait for it */
 };
 
-/* What is known of a token that has a session or a message. Its name stands with the first of those. */
+/* What is known of a token that has a session or a message. Its name stands with the first of
+ * those. */
 struct token {
-    uint32_t hash, next;                  /* next of the bucket, or free */
+    uint32_t hash, next; /* next of the bucket, or free */
     uint32_t first_session, sessions;
-    struct chain messages;                /* oldest and newest */
-    uint32_t held;                        /* of them, those that nobody has got and nobody is getting */
+    struct chain messages; /* oldest and newest */
+    uint32_t held;         /* of them, those that nobody has got and nobody is getting */
 };
 
-/* Bytes of a unit that is not complete. Of a session, data[0..have) is the message so far and data[raw..used) what is
- * not decoded yet. */
+/* Bytes of a unit that is not complete. Of a session, data[0..have) is the message so far and
+ * data[raw..used) what is not decoded yet. */
 struct input {
     uint8_t *data;
     size_t size, used, raw, have;
@@ -866,7 +919,8 @@ struct address {
 };
 
 struct metrics {
-    uint64_t opened, closed[EXPORTWS_REASONS], pushed, delivered, held, expired, received, heartbeats, pings;
+    uint64_t opened, closed[EXPORTWS_REASONS], pushed, delivered, held, expired, received,
+        heartbeats, pings;
     uint64_t bytes_sent, bytes_received, posts_refused, refused[16];
 };
 
@@ -887,9 +941,11 @@ struct door {
 struct exportws {
     exportws_options o;
     uint64_t now_ms, next_id, drain_due_ms, accept_due_ms, memory_bytes;
-    uint32_t capacity, conns_end, pushers_at; /* sessions [0, capacity), handshakes, pushers [pushers_at, conns_end) */
+    uint32_t capacity, conns_end,
+        pushers_at; /* sessions [0, capacity), handshakes, pushers [pushers_at, conns_end) */
     uint32_t poll_count, sessions, online, handshakes, pushers, held;
-    uint32_t free_session, free_handshake, free_pusher, free_token, free_block, free_address, free_inputs;
+    uint32_t free_session, free_handshake, free_pusher, free_token, free_block, free_address,
+        free_inputs;
     uint32_t seats; /* session slots in use, closing ones too */
     uint32_t blocks_free, block_count, blocks_private;
     uint32_t token_count, bucket_mask, address_mask, input_count;
@@ -977,7 +1033,8 @@ static int log_begin(struct exportws *w, struct line *l, int level, const char *
 
 static void log_word(struct line *l, const char *key, const char *word)
 {
-    text_add(&l->text, " "), text_add(&l->text, key), text_add(&l->text, "="), text_add(&l->text, word);
+    text_add(&l->text, " "), text_add(&l->text, key), text_add(&l->text, "="),
+        text_add(&l->text, word);
 }
 
 /* Words of our own, in quotes. */
@@ -1013,7 +1070,8 @@ static void log_token(const struct exportws *w, struct line *l, const void *p, s
 
 static void text_address(struct text *t, const uint8_t address[16], unsigned port)
 {
-    static const uint8_t unix_socket[16] = {0}, mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+    static const uint8_t unix_socket[16] = {0},
+                         mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
     char name[INET6_ADDRSTRLEN] = "?";
     int v4 = memcmp(address, mapped, sizeof mapped) == 0;
     if (port == 0 && memcmp(address, unix_socket, 16) == 0) {
@@ -1047,8 +1105,16 @@ static void log_end(struct exportws *w, struct line *l)
 
 /* ===== Options ===== */
 
-enum option_kind { OPTION_TEXT, OPTION_COUNT, OPTION_BYTES, OPTION_SECONDS, OPTION_FLAG, OPTION_FILE, OPTION_LIST,
-                   OPTION_ACTION };
+enum option_kind {
+    OPTION_TEXT,
+    OPTION_COUNT,
+    OPTION_BYTES,
+    OPTION_SECONDS,
+    OPTION_FLAG,
+    OPTION_FILE,
+    OPTION_LIST,
+    OPTION_ACTION
+};
 
 /* One row makes the range check, the parser, the default and the --help line. */
 struct option {
@@ -1062,31 +1128,42 @@ struct option {
 #define AT(member) offsetof(exportws_options, member)
 
 static const struct option options[] = {
-    {"listen", OPTION_TEXT, AT(listen), 0, 0, "ADDR", "client door: HOST:PORT [V6]:PORT :PORT unix:PATH; port 0 picks one"},
+    {"listen", OPTION_TEXT, AT(listen), 0, 0,
+     "ADDR", "client door: HOST:PORT [V6]:PORT :PORT unix:PATH; port 0 picks one"},
     {"push", OPTION_TEXT, AT(push), 0, 0, "ADDR", "push door, same forms; none closes it"},
-    {"push-secret-file", OPTION_FILE, AT(push_secret), 0, 0, "F", "secret for the push door (first line of F)"},
+    {"push-secret-file", OPTION_FILE, AT(push_secret), 0, 0,
+     "F", "secret for the push door (first line of F)"},
     {"path", OPTION_TEXT, AT(path), 0, 0, "P", "what stands before the token"},
     {"capacity", OPTION_COUNT, AT(capacity), 1, 1000000, "N", "sessions at once"},
-    {"handshakes", OPTION_COUNT, AT(handshakes), 1, 1000000, "N", "client connections whose head is incomplete"},
+    {"handshakes", OPTION_COUNT, AT(handshakes), 1, 1000000,
+     "N", "client connections whose head is incomplete"},
     {"pushers", OPTION_COUNT, AT(pushers), 1, 100000, "N", "connections at the push door at once"},
     {"per-token", OPTION_COUNT, AT(per_token), 1, 1000000, "N", "sessions of one token"},
-    {"per-address", OPTION_COUNT, AT(per_address), 0, 1000000, "N", "sessions from one peer address; 0: no bound"},
+    {"per-address", OPTION_COUNT, AT(per_address), 0, 1000000,
+     "N", "sessions from one peer address; 0: no bound"},
     {"max-token", OPTION_BYTES, AT(max_token_bytes), 1, 1024, "BYTES", "longest token"},
-    {"max-message", OPTION_BYTES, AT(max_message_bytes), 1, 1U << 30, "BYTES", "longest message from a client"},
-    {"max-push", OPTION_BYTES, AT(max_push_bytes), 1, 1U << 30, "BYTES", "longest message from a pusher"},
+    {"max-message", OPTION_BYTES, AT(max_message_bytes), 1, 1U << 30,
+     "BYTES", "longest message from a client"},
+    {"max-push", OPTION_BYTES, AT(max_push_bytes), 1, 1U << 30,
+     "BYTES", "longest message from a pusher"},
     {"queue", OPTION_COUNT, AT(queue), 1, 1000000, "N", "messages waiting for one session"},
-    {"buffer", OPTION_BYTES, AT(buffer_bytes), 2048, 1ULL << 36, "BYTES", "all waiting and held messages together"},
-    {"hold", OPTION_SECONDS, AT(hold_ms), 0, 86400000, "SECONDS", "a message for an absent token is kept; 0: not"},
+    {"buffer", OPTION_BYTES, AT(buffer_bytes), 2048, 1ULL << 36,
+     "BYTES", "all waiting and held messages together"},
+    {"hold", OPTION_SECONDS, AT(hold_ms), 0, 86400000,
+     "SECONDS", "a message for an absent token is kept; 0: not"},
     {"ping", OPTION_SECONDS, AT(ping_ms), 1, 86400000, "SECONDS", "quiet time before a ping"},
-    {"pong", OPTION_SECONDS, AT(pong_ms), 1, 86400000, "SECONDS", "then: time to show life, else reclaimed"},
-    {"handshake-timeout", OPTION_SECONDS, AT(handshake_timeout_ms), 1, 86400000, "SECONDS",
-     "a request must be complete"},
-    {"close-timeout", OPTION_SECONDS, AT(close_timeout_ms), 1, 86400000, "SECONDS",
-     "the peer must answer a close"},
-    {"write-timeout", OPTION_SECONDS, AT(write_timeout_ms), 1, 86400000, "SECONDS",
-     "a session may take nothing so long"},
-    {"drain", OPTION_SECONDS, AT(drain_ms), 0, 86400000, "SECONDS", "SIGTERM waits for sessions to finish closing"},
-    {"origin", OPTION_LIST, AT(origins), 0, 0, "O", "allowed Origin, repeatable; * for any; default: same host"},
+    {"pong", OPTION_SECONDS, AT(pong_ms), 1, 86400000,
+     "SECONDS", "then: time to show life, else reclaimed"},
+    {"handshake-timeout", OPTION_SECONDS, AT(handshake_timeout_ms), 1, 86400000,
+     "SECONDS", "a request must be complete"},
+    {"close-timeout", OPTION_SECONDS, AT(close_timeout_ms), 1, 86400000,
+     "SECONDS", "the peer must answer a close"},
+    {"write-timeout", OPTION_SECONDS, AT(write_timeout_ms), 1, 86400000,
+     "SECONDS", "a session may take nothing so long"},
+    {"drain", OPTION_SECONDS, AT(drain_ms), 0, 86400000,
+     "SECONDS", "SIGTERM waits for sessions to finish closing"},
+    {"origin", OPTION_LIST, AT(origins), 0, 0,
+     "O", "allowed Origin, repeatable; * for any; default: same host"},
     {"heartbeat", OPTION_TEXT, AT(heartbeat), 0, 0, "TEXT", "a client's text that is swallowed"},
     {"heartbeat-reply", OPTION_FLAG, AT(heartbeat_reply), 0, 0, "", "send it back"},
     {"log", OPTION_ACTION, AT(log_level), 0, 0, "LEVEL", "error, warn, info or debug"},
@@ -1114,14 +1191,17 @@ static const char *options_wrong(const exportws_options *o)
     size_t n = o->path ? strlen(o->path) : 0;
     for (unsigned i = 0; i < OPTIONS; i++) {
         const struct option *row = &options[i];
-        if (row->kind != OPTION_COUNT && row->kind != OPTION_BYTES && row->kind != OPTION_SECONDS) continue;
+        if (row->kind != OPTION_COUNT && row->kind != OPTION_BYTES && row->kind != OPTION_SECONDS)
+            continue;
         uint64_t value = option_number(o, row);
         if (value < row->least || value > row->most) return row->name;
     }
     if (n < 1 || n > 1024 || o->path[0] != '/' || o->path[n - 1] != '/') return "path";
     for (size_t i = 0; i < n; i++)
         if (o->path[i] <= ' ' || o->path[i] > '~' || strchr("?#%", o->path[i])) return "path";
-    if (!o->heartbeat || strlen(o->heartbeat) > CONTROL_MAX || !utf8_valid((const uint8_t *)o->heartbeat, strlen(o->heartbeat))) return "heartbeat";
+    if (!o->heartbeat || strlen(o->heartbeat) > CONTROL_MAX ||
+        !utf8_valid((const uint8_t *)o->heartbeat, strlen(o->heartbeat)))
+        return "heartbeat";
     if (o->push_secret && !*o->push_secret) return "push-secret";
     if (o->origin_count > 0 && !o->origins) return "origin";
     if (o->client_secret) return "client-secret";
@@ -1186,8 +1266,8 @@ static void layout_inputs(struct exportws *w, struct arena *a)
     w->scratch = inputs ? inputs + w->input_count : NULL;
 }
 
-/* Measures (base NULL) and places all that a server needs: w->o is set, the rest of *w is filled in. Returns the bytes;
- * SIZE_MAX or nearly so: too many to say. */
+/* Measures (base NULL) and places all that a server needs: w->o is set, the rest of *w is filled
+ * in. Returns the bytes; SIZE_MAX or nearly so: too many to say. */
 static size_t layout(struct exportws *w, uint8_t *base)
 {
     const exportws_options *o = &w->o;
@@ -1197,7 +1277,8 @@ static size_t layout(struct exportws *w, uint8_t *base)
     w->pushers_at = w->capacity + (uint32_t)o->handshakes;
     w->conns_end = w->pushers_at + (uint32_t)o->pushers + PUSHERS_SPARE;
     w->name_bytes = o->max_token_bytes + 1;
-    w->block_bytes = larger(BLOCK_BYTES, (sizeof(struct message) + o->max_token_bytes + 127) / 64 * 64);
+    w->block_bytes = larger(BLOCK_BYTES,
+                            (sizeof(struct message) + o->max_token_bytes + 127) / 64 * 64);
     per_block = w->block_bytes + sizeof *w->links + sizeof *w->tokens + sizeof *w->buckets;
     w->block_count = (uint32_t)smaller(larger(o->buffer_bytes / per_block, 4), 1U << 30);
     w->token_count = w->capacity + w->block_count;
@@ -1216,7 +1297,8 @@ static size_t layout(struct exportws *w, uint8_t *base)
     w->names = arena_take(&a, o->capacity, w->name_bytes);
     w->pushes = arena_take(&a, o->pushers + PUSHERS_SPARE, sizeof *w->pushes);
     w->addresses = arena_take(&a, pieces, sizeof *w->addresses);
-    w->address_buckets = arena_take(&a, pieces > 0 ? (size_t)w->address_mask + 1 : 0, sizeof *w->address_buckets);
+    w->address_buckets = arena_take(&a, pieces > 0 ? (size_t)w->address_mask + 1 : 0,
+                                    sizeof *w->address_buckets);
     w->blocks = arena_take(&a, w->block_count, w->block_bytes);
     w->links = arena_take(&a, w->block_count, sizeof *w->links);
     layout_inputs(w, &a);
@@ -1281,8 +1363,8 @@ static void poll_remove(struct exportws *w, uint32_t at)
     if (w->owners[at] < w->conns_end) w->conns[w->owners[at]].at = at;
 }
 
-/* Sets what a connection waits for: to be read unless it may not be, to be written while something waits. A pusher that
- * does not take its answers is not read. */
+/* Sets what a connection waits for: to be read unless it may not be, to be written while something
+ * waits. A pusher that does not take its answers is not read. */
 static void poll_want(struct exportws *w, struct conn *c)
 {
     int blocked = (c->flags & CONN_WAITING) || (c->state == CONN_PUSH && c->queued > 0);
@@ -1299,7 +1381,8 @@ static void conn_doom(struct exportws *w, struct conn *c)
 
 /* ===== Messages ===== */
 
-/* The way through the buffer: the first block holds the message's head and the token's name, too. */
+/* The way through the buffer: the first block holds the message's head and the token's name, too.
+ */
 static void *block_at(const struct exportws *w, uint32_t block)
 {
     return w->blocks + (size_t)block * w->block_bytes;
@@ -1337,7 +1420,8 @@ static void message_free(struct exportws *w, uint32_t index)
 }
 
 /* A new, empty message that is nowhere yet: its index, or NONE when there is no room. */
-static uint32_t message_new(struct exportws *w, unsigned kind, const uint8_t *name, size_t name_size)
+static uint32_t message_new(struct exportws *w, unsigned kind, const uint8_t *name,
+                            size_t name_size)
 {
     uint32_t index = block_take(w, kind);
     if (index == NONE) return NONE;
@@ -1372,7 +1456,8 @@ static int message_append(struct exportws *w, uint32_t index, const uint8_t *p, 
 }
 
 /* Copies the payload from byte `from` on to out[0..size). Returns how much there was. */
-static size_t message_copy(const struct exportws *w, uint32_t index, size_t from, uint8_t *out, size_t size)
+static size_t message_copy(const struct exportws *w, uint32_t index, size_t from, uint8_t *out,
+                           size_t size)
 {
     const struct message *m = message_at(w, index);
     size_t n = smaller(m->size - from, size), at = sizeof *m + m->name_size + from, done = 0;
@@ -1457,13 +1542,14 @@ static int token_is(const struct exportws *w, const struct token *t, const uint8
 static uint32_t token_find(const struct exportws *w, const uint8_t *name, size_t n)
 {
     uint32_t hash = token_hash(w, name, n), record = w->buckets[hash & w->bucket_mask];
-    while (record != NONE && !(w->tokens[record].hash == hash && token_is(w, &w->tokens[record], name, n)))
+    while (record != NONE &&
+           !(w->tokens[record].hash == hash && token_is(w, &w->tokens[record], name, n)))
         record = w->tokens[record].next;
     return record;
 }
 
-/* The record of a token, made when there is none. There is one for each session and block, so it can't run out. The
- * caller gives it a session or a message at once. */
+/* The record of a token, made when there is none. There is one for each session and block, so it
+ * can't run out. The caller gives it a session or a message at once. */
 static uint32_t token_make(struct exportws *w, const uint8_t *name, size_t n)
 {
     uint32_t record = token_find(w, name, n), hash = token_hash(w, name, n);
@@ -1551,7 +1637,10 @@ static ptrdiff_t conn_write(struct exportws *w, const struct conn *c, const uint
         w->m.bytes_sent += (uint64_t)sent;
         return sent;
     }
-    return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR || errno == ENOBUFS || errno == ENOMEM ? 0 : -1;
+    return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR || errno == ENOBUFS ||
+                   errno == ENOMEM
+             ? 0
+             : -1;
 }
 
 /* Lets a kept message wait for one connection, behind all else that waits. */
@@ -1563,8 +1652,9 @@ static void conn_queue_private(struct exportws *w, struct conn *c, uint32_t inde
     c->queued++;
 }
 
-/* Sends bytes to one connection; what the kernel does not take waits in the buffer, of which `share` blocks may go to
- * such rests. 0; -1: the connection is no more; -2: there is no room (with CONN_STARVED in the midst of a frame). */
+/* Sends bytes to one connection; what the kernel does not take waits in the buffer, of which
+ * `share` blocks may go to such rests. 0; -1: the connection is no more; -2: there is no room (with
+ * CONN_STARVED in the midst of a frame). */
 static int conn_send(struct exportws *w, struct conn *c, const uint8_t *p, size_t n, uint32_t share)
 {
     ptrdiff_t sent = 0;
@@ -1585,7 +1675,8 @@ static int conn_send(struct exportws *w, struct conn *c, const uint8_t *p, size_
     return 0;
 }
 
-/* The blocks that pongs, closes and answers may take of the buffer: peers can make us send those. */
+/* The blocks that pongs, closes and answers may take of the buffer: peers can make us send those.
+ */
 static uint32_t control_share(const struct exportws *w)
 {
     return w->block_count / 4;
@@ -1596,8 +1687,10 @@ static uint32_t conn_next(const struct exportws *w, const struct conn *c)
 {
     uint32_t next = c->out.first;
     if (c->queued == 0) return NONE;
-    if (c->own != NONE && (next == NONE || message_at(w, c->own)->id < message_at(w, next)->id)) next = c->own;
-    if (c->all != NONE && (next == NONE || message_at(w, c->all)->id < message_at(w, next)->id)) next = c->all;
+    if (c->own != NONE && (next == NONE || message_at(w, c->own)->id < message_at(w, next)->id))
+        next = c->own;
+    if (c->all != NONE && (next == NONE || message_at(w, c->all)->id < message_at(w, next)->id))
+        next = c->all;
     return next;
 }
 
@@ -1623,7 +1716,8 @@ static void conn_advance(struct exportws *w, struct conn *c, uint32_t index)
 /* Forgets what waits for a connection but a frame that is partly sent. */
 static void conn_drop_queue(struct exportws *w, struct conn *c)
 {
-    uint32_t current = c->sent > 0 ? conn_next(w, c) : NONE, own = c->own, all = c->all, sent = c->sent;
+    uint32_t current = c->sent > 0 ? conn_next(w, c) : NONE, own = c->own, all = c->all,
+             sent = c->sent;
     int private = current != NONE && current == c->out.first;
     if (current != NONE) {
         if (private) c->out.first = message_at(w, current)->next;
@@ -1650,11 +1744,12 @@ static size_t stage_rest(struct exportws *w, const struct conn *c, uint32_t inde
     size_t n = c->sent < head_size ? head_size - c->sent : 0;
     if (n > 0) memcpy(w->stage, head + c->sent, n);
     *total = head_size + m->size;
-    return n + message_copy(w, index, c->sent + n - head_size, w->stage + n, smaller(w->stage_size - n, 1U << 18));
+    return n + message_copy(w, index, c->sent + n - head_size, w->stage + n,
+                            smaller(w->stage_size - n, 1U << 18));
 }
 
-/* Sends what waits for a connection until the kernel takes no more or it has had its turn. Returns bytes sent, or -1
- * when the connection is no more. Uses the stage. */
+/* Sends what waits for a connection until the kernel takes no more or it has had its turn. Returns
+ * bytes sent, or -1 when the connection is no more. Uses the stage. */
 static ptrdiff_t conn_flush(struct exportws *w, struct conn *c)
 {
     ptrdiff_t progress = 0;
@@ -1675,7 +1770,8 @@ static ptrdiff_t conn_flush(struct exportws *w, struct conn *c)
     return progress;
 }
 
-/* Brings a connection's timer and poll entry in line after something was sent, queued or flushed. */
+/* Brings a connection's timer and poll entry in line after something was sent, queued or flushed.
+ */
 static void conn_output_done(struct exportws *w, struct conn *c, int progress)
 {
     int waits = c->queued > 0 && !(c->flags & CONN_ABRUPT);
@@ -1684,7 +1780,8 @@ static void conn_output_done(struct exportws *w, struct conn *c, int progress)
     case CONN_OPEN:
     case CONN_PUSH:
         if (waits && (progress || c->timer != TIMER_WRITE)) timer_set(w, c, TIMER_WRITE);
-        if (!waits && c->timer == TIMER_WRITE) timer_set(w, c, c->state == CONN_OPEN ? TIMER_PING : TIMER_IDLE);
+        if (!waits && c->timer == TIMER_WRITE)
+            timer_set(w, c, c->state == CONN_OPEN ? TIMER_PING : TIMER_IDLE);
         return;
     case CONN_CLOSING:
         if (waits && (progress || c->timer != TIMER_WRITE)) timer_set(w, c, TIMER_WRITE);
@@ -1705,7 +1802,8 @@ static void conn_output_done(struct exportws *w, struct conn *c, int progress)
 static uint32_t *address_link(const struct exportws *w, const uint8_t bytes[16])
 {
     uint32_t *link = &w->address_buckets[siphash(w->key, bytes, 16) & w->address_mask];
-    while (*link != NONE && memcmp(w->addresses[*link].bytes, bytes, 16) != 0) link = &w->addresses[*link].next;
+    while (*link != NONE && memcmp(w->addresses[*link].bytes, bytes, 16) != 0)
+        link = &w->addresses[*link].next;
     return link;
 }
 
@@ -1777,7 +1875,8 @@ static void session_ring_leave(struct exportws *w, struct conn *c)
 static void session_claim_held(struct exportws *w, struct conn *c)
 {
     uint32_t index = w->tokens[c->token].messages.first;
-    while (index != NONE && (message_at(w, index)->flags & MESSAGE_GOT)) index = message_at(w, index)->next;
+    while (index != NONE && (message_at(w, index)->flags & MESSAGE_GOT))
+        index = message_at(w, index)->next;
     c->own = index;
     for (; index != NONE; index = message_at(w, index)->next) {
         struct message *m = message_at(w, index);
@@ -1788,8 +1887,8 @@ static void session_claim_held(struct exportws *w, struct conn *c)
     c->replay = c->queued;
 }
 
-/* The session is one no more: it leaves its token and the counts at once, its slot when the loop has closed it. What
- * waits for it is not touched. */
+/* The session is one no more: it leaves its token and the counts at once, its slot when the loop
+ * has closed it. What waits for it is not touched. */
 static void session_leave(struct exportws *w, struct conn *c, int reason, unsigned code)
 {
     uint32_t index = (uint32_t)(c - w->conns), record = c->token;
@@ -1815,7 +1914,8 @@ static void session_lost(struct exportws *w, struct conn *c, int reason, unsigne
 }
 
 /* Sends a control frame. 0, or -1 as conn_send. */
-static int session_control(struct exportws *w, struct conn *c, unsigned opcode, const uint8_t *p, size_t n)
+static int session_control(struct exportws *w, struct conn *c, unsigned opcode, const uint8_t *p,
+                           size_t n)
 {
     uint8_t frame[2 + CONTROL_MAX];
     size_t head = frame_encode(frame, opcode, n);
@@ -1824,7 +1924,8 @@ static int session_control(struct exportws *w, struct conn *c, unsigned opcode, 
 }
 
 /* Sends a close frame behind what waits; the connection goes on to `state`. */
-static void session_send_close(struct exportws *w, struct conn *c, unsigned state, unsigned code, const char *why)
+static void session_send_close(struct exportws *w, struct conn *c, unsigned state, unsigned code,
+                               const char *why)
 {
     uint8_t payload[CONTROL_MAX];
     size_t n = code == 1005 ? 0 : 2 + smaller(strlen(why), CONTROL_MAX - 2);
@@ -1839,30 +1940,37 @@ static void session_send_close(struct exportws *w, struct conn *c, unsigned stat
 }
 
 /* Ends a session in good order: what waits for it is sent first, then the close frame. */
-static void session_end(struct exportws *w, struct conn *c, int reason, unsigned code, const char *why)
+static void session_end(struct exportws *w, struct conn *c, int reason, unsigned code,
+                        const char *why)
 {
     session_leave(w, c, reason, code);
     session_send_close(w, c, CONN_CLOSING, code, why);
 }
 
-/* Ends a session now: nothing that waits for it is sent but the rest of the frame it is in. A peer that broke the
- * protocol can't be understood any more, so that it is not asked for its close frame. */
-static void session_fail(struct exportws *w, struct conn *c, int reason, unsigned code, const char *why)
+/* Ends a session now: nothing that waits for it is sent but the rest of the frame it is in. A peer
+ * that broke the protocol can't be understood any more, so that it is not asked for its close
+ * frame. */
+static void session_fail(struct exportws *w, struct conn *c, int reason, unsigned code,
+                         const char *why)
 {
     if (c->state == CONN_OPEN) session_leave(w, c, reason, code);
     conn_drop_queue(w, c);
     c->flags |= CONN_ABRUPT;
-    session_send_close(w, c, reason == EXPORTWS_BY_PROTOCOL ? CONN_LINGER : CONN_CLOSING, code, why);
+    session_send_close(w, c, reason == EXPORTWS_BY_PROTOCOL ? CONN_LINGER : CONN_CLOSING, code,
+                       why);
 }
 
-/* Makes a session of a client whose handshake is accepted: it takes a slot (there must be one) and the connection. */
-static struct conn *session_open(struct exportws *w, struct conn *from, const uint8_t *name, size_t n)
+/* Makes a session of a client whose handshake is accepted: it takes a slot (there must be one) and
+ * the connection. */
+static struct conn *session_open(struct exportws *w, struct conn *from, const uint8_t *name,
+                                 size_t n)
 {
     uint32_t record = token_find(w, name, n), index = w->free_session;
     struct conn *c = &w->conns[index];
     uint32_t generation = c->generation + 1;
     while (record != NONE && w->tokens[record].sessions >= w->o.per_token) {
-        session_end(w, &w->conns[w->tokens[record].first_session], EXPORTWS_BY_REPLACED, 4001, "replaced");
+        session_end(w, &w->conns[w->tokens[record].first_session], EXPORTWS_BY_REPLACED, 4001,
+                    "replaced");
         record = token_find(w, name, n);
     }
     w->free_session = c->timer_next;
@@ -1888,8 +1996,8 @@ static struct conn *session_open(struct exportws *w, struct conn *from, const ui
     return c;
 }
 
-static const char *const close_reasons[EXPORTWS_REASONS] = {"peer",     "error",    "timeout", "slow",
-                                                           "protocol", "replaced", "ended",   "shutdown"};
+static const char *const close_reasons[EXPORTWS_REASONS] = {
+    "peer", "error", "timeout", "slow", "protocol", "replaced", "ended", "shutdown"};
 
 /* Tells of sessions that have left; what on_close does may make more leave. */
 static void sessions_announce(struct exportws *w)
@@ -1907,7 +2015,8 @@ static void sessions_announce(struct exportws *w)
             log_counts(w, &l);
             log_end(w, &l);
         }
-        if (w->o.on_close) w->o.on_close(w->o.user, conn_id(w, c), conn_name(w, c), c->reason, c->code);
+        if (w->o.on_close)
+            w->o.on_close(w->o.user, conn_id(w, c), conn_name(w, c), c->reason, c->code);
     }
 }
 
@@ -1927,7 +2036,7 @@ struct pushed {
     unsigned kind;
     const uint8_t *name; /* of its token; NULL: to all */
     size_t name_size;
-    uint32_t index;      /* where it is kept, or NONE */
+    uint32_t index; /* where it is kept, or NONE */
     uint8_t linked, got;
     uint64_t id;
 };
@@ -1951,9 +2060,10 @@ static int pushed_keep(struct exportws *w, struct pushed *p)
     return 0;
 }
 
-/* Hands the message, whose frame is in the stage, to one session: straight to the kernel, or to its queue. Returns 1, or
- * 0 when the session had to go. */
-static int session_give(struct exportws *w, struct conn *c, struct pushed *p, const uint8_t *frame, size_t n)
+/* Hands the message, whose frame is in the stage, to one session: straight to the kernel, or to its
+ * queue. Returns 1, or 0 when the session had to go. */
+static int session_give(struct exportws *w, struct conn *c, struct pushed *p, const uint8_t *frame,
+                        size_t n)
 {
     ptrdiff_t sent = 0;
     if (c->queued == 0) {
@@ -1970,7 +2080,9 @@ static int session_give(struct exportws *w, struct conn *c, struct pushed *p, co
     int full = c->queued - c->replay >= w->o.queue;
     if (full || pushed_keep(w, p) < 0) {
         if (sent > 0) session_lost(w, c, EXPORTWS_BY_SLOW, 1006);
-        else session_fail(w, c, EXPORTWS_BY_SLOW, 1013, full ? "too slow: queue full" : "too slow: buffer full");
+        else
+            session_fail(w, c, EXPORTWS_BY_SLOW, 1013,
+                         full ? "too slow: queue full" : "too slow: buffer full");
         return 0;
     }
     uint32_t *cursor = p->name ? &c->own : &c->all;
@@ -2018,8 +2130,9 @@ static void pushed_log(struct exportws *w, const struct pushed *p, int reached)
     log_end(w, &l);
 }
 
-/* Builds the frame in the stage and hands it out. Whoever is reached, held or refused: p->index is settled. Returns the
- * number of sessions reached, 0 for held (or a broadcast that reached nobody), EXPORTWS_ABSENT or EXPORTWS_FULL. */
+/* Builds the frame in the stage and hands it out. Whoever is reached, held or refused: p->index is
+ * settled. Returns the number of sessions reached, 0 for held (or a broadcast that reached nobody),
+ * EXPORTWS_ABSENT or EXPORTWS_FULL. */
 static int pushed_deliver(struct exportws *w, struct pushed *p)
 {
     const size_t room = FRAME_HEAD_MAX, head = frame_head_size(p->size);
@@ -2029,7 +2142,8 @@ static int pushed_deliver(struct exportws *w, struct pushed *p)
     if (p->size > 0) memmove(w->stage + room, p->data, p->size);
     p->data = w->stage + room;
     frame_encode(frame, p->kind, p->size);
-    reached = p->name ? pushed_to_token(w, p, frame, head + p->size) : pushed_to_all(w, p, frame, head + p->size);
+    reached = p->name ? pushed_to_token(w, p, frame, head + p->size)
+                      : pushed_to_all(w, p, frame, head + p->size);
     if (p->name && reached == 0 && w->o.hold_ms > 0) held = pushed_keep(w, p) == 0;
     if (p->linked) {
         struct message *m = message_at(w, p->index);
@@ -2046,8 +2160,8 @@ static int pushed_deliver(struct exportws *w, struct pushed *p)
     return reached;
 }
 
-/* Ends all sessions of a token and drops what is held for it. Returns the sessions ended, or EXPORTWS_ABSENT when there
- * was nothing of it. */
+/* Ends all sessions of a token and drops what is held for it. Returns the sessions ended, or
+ * EXPORTWS_ABSENT when there was nothing of it. */
 static int token_kick(struct exportws *w, uint32_t record)
 {
     struct token *t = &w->tokens[record];
@@ -2136,13 +2250,17 @@ static void input_keep(struct exportws *w, struct conn *c)
 }
 
 /* Reads once. Returns bytes read; 0: nothing there; -1: the end; -2: an error. */
-static ptrdiff_t input_receive(struct exportws *w, const struct conn *c, struct input *in, int flags)
+static ptrdiff_t input_receive(struct exportws *w, const struct conn *c, struct input *in,
+                               int flags)
 {
     ssize_t n = recv(c->fd, in->data + in->used, in->size - in->used, flags);
     if (n > 0) in->used += (size_t)n;
     if (n > 0 && !(flags & MSG_PEEK)) w->m.bytes_received += (uint64_t)n;
     if (n >= 0) return n > 0 ? n : -1;
-    return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR || errno == ENOBUFS || errno == ENOMEM ? 0 : -2;
+    return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR || errno == ENOBUFS ||
+                   errno == ENOMEM
+             ? 0
+             : -2;
 }
 
 /* ===== Conversation ===== */
@@ -2151,12 +2269,14 @@ static ptrdiff_t input_receive(struct exportws *w, const struct conn *c, struct 
 static void session_sent(struct exportws *w, struct conn *c, int result)
 {
     if (result == -1) session_lost(w, c, EXPORTWS_BY_ERROR, 1006);
-    else if (result < 0 || c->queued - c->replay > w->o.queue) session_fail(w, c, EXPORTWS_BY_SLOW, 1013, "too slow: queue full");
+    else if (result < 0 || c->queued - c->replay > w->o.queue)
+        session_fail(w, c, EXPORTWS_BY_SLOW, 1013, "too slow: queue full");
     else conn_output_done(w, c, 0);
 }
 
 /* A whole message of a client. */
-static void session_message(struct exportws *w, struct conn *c, const uint8_t *p, size_t n, unsigned kind)
+static void session_message(struct exportws *w, struct conn *c, const uint8_t *p, size_t n,
+                            unsigned kind)
 {
     struct line l;
     if (c->state != CONN_OPEN) return;
@@ -2182,7 +2302,8 @@ static void session_message(struct exportws *w, struct conn *c, const uint8_t *p
     }
 }
 
-static void session_peer_close(struct exportws *w, struct conn *c, const uint8_t *p, size_t n, int more)
+static void session_peer_close(struct exportws *w, struct conn *c, const uint8_t *p, size_t n,
+                               int more)
 {
     unsigned code = n >= 2 ? (unsigned)p[0] << 8 | p[1] : 1005;
     if (c->state != CONN_OPEN) {
@@ -2211,11 +2332,12 @@ static void session_peer_close(struct exportws *w, struct conn *c, const uint8_t
 }
 
 /* A whole control frame, unmasked; more: bytes follow it. */
-static void session_control_frame(struct exportws *w, struct conn *c, unsigned opcode, const uint8_t *p, size_t n,
-                                  int more)
+static void session_control_frame(struct exportws *w, struct conn *c, unsigned opcode,
+                                  const uint8_t *p, size_t n, int more)
 {
     if (opcode == OP_CLOSE) session_peer_close(w, c, p, n, more);
-    if (opcode == OP_PING && c->state == CONN_OPEN) session_sent(w, c, session_control(w, c, OP_PONG, p, n));
+    if (opcode == OP_PING && c->state == CONN_OPEN)
+        session_sent(w, c, session_control(w, c, OP_PONG, p, n));
 }
 
 /* Reads on in the payload of a data frame. 1: that was the frame; 0: more is needed; -code. */
@@ -2237,8 +2359,8 @@ static int session_payload(struct exportws *w, struct conn *c, struct input *in)
     return 1;
 }
 
-/* Takes the next unit off the input. 1: go on; 0: more is needed; -code. With peek it takes only what leaves nothing
- * to remember. */
+/* Takes the next unit off the input. 1: go on; 0: more is needed; -code. With peek it takes only
+ * what leaves nothing to remember. */
 static int session_step(struct exportws *w, struct conn *c, struct input *in, int peek)
 {
     struct frame f;
@@ -2280,7 +2402,8 @@ static void session_feed(struct exportws *w, struct conn *c, struct input *in, i
     while (step > 0 && (c->state == CONN_OPEN || c->state == CONN_CLOSING)) {
         step = session_step(w, c, in, peek);
         if (step >= 0) continue;
-        if (c->state == CONN_OPEN) session_fail(w, c, EXPORTWS_BY_PROTOCOL, (unsigned)-step, close_why(-step));
+        if (c->state == CONN_OPEN)
+            session_fail(w, c, EXPORTWS_BY_PROTOCOL, (unsigned)-step, close_why(-step));
         else conn_doom(w, c);
     }
 }
@@ -2303,7 +2426,8 @@ static const struct status {
     {411, "Length Required", ""},
     {413, "Content Too Large", ""},
     {414, "URI Too Long", ""},
-    {426, "Upgrade Required", "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"},
+    {426, "Upgrade Required",
+     "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"},
     {429, "Too Many Requests", "Retry-After: 1\r\n"},
     {431, "Request Header Fields Too Large", ""},
     {501, "Not Implemented", ""},
@@ -2329,7 +2453,8 @@ struct response {
     int close, head_only;
 };
 
-/* Writes a response's head and body. A status that is not in the table (on_upgrade may give one) has no phrase. */
+/* Writes a response's head and body. A status that is not in the table (on_upgrade may give one)
+ * has no phrase. */
 static void response_write(struct text *t, const struct response *r)
 {
     unsigned row = status_row(r->status);
@@ -2377,13 +2502,16 @@ static void client_answer(struct exportws *w, struct conn *c, const struct respo
     conn_output_done(w, c, 0);
 }
 
-static void client_refuse(struct exportws *w, struct conn *c, int status, const char *why, int head_only)
+static void client_refuse(struct exportws *w, struct conn *c, int status, const char *why,
+                          int head_only)
 {
     char body[128];
     struct text t = {body, 0, sizeof body};
     text_add(&t, why), text_add(&t, "\n");
-    struct response r = {status, "text/plain; charset=utf-8", status == 405 ? "Allow: GET\r\n" : "",
-                         body, smaller(t.n, sizeof body), 1, head_only};
+    struct response r = {
+        status,   "text/plain; charset=utf-8", status == 405 ? "Allow: GET\r\n" : "",
+        body,     smaller(t.n, sizeof body),   1,
+        head_only};
     refuse_note(w, c, status, why);
     client_answer(w, c, &r);
 }
@@ -2400,31 +2528,39 @@ static int origin_admits(const struct exportws *w, const struct head *h, const u
     const uint8_t *origin = p + h->origin.at;
     if (!(h->seen & 1U << FIELD_ORIGIN)) return 1;
     for (size_t i = 0; i < w->o.origin_count; i++)
-        if (strcmp(w->o.origins[i], "*") == 0 || ascii_equal(origin, h->origin.size, w->o.origins[i])) return 1;
+        if (strcmp(w->o.origins[i], "*") == 0 ||
+            ascii_equal(origin, h->origin.size, w->o.origins[i]))
+            return 1;
     if (w->o.origin_count > 0) return 0;
     return origin_is_host(origin, h->origin.size, p + h->host.at, h->host.size);
 }
 
 /* The handshake's rules, in the order in which they are told. */
-static struct refusal handshake_check(const struct exportws *w, const struct head *h, const uint8_t *p)
+static struct refusal handshake_check(const struct exportws *w, const struct head *h,
+                                      const uint8_t *p)
 {
     const unsigned upgrade = HEAD_UPGRADE | HEAD_WEBSOCKET;
-    if ((h->flags & HEAD_CHUNKED) || h->length > 0) return (struct refusal){400, "an upgrade has no body"};
-    if ((h->flags & upgrade) != upgrade) return (struct refusal){426, "this is a WebSocket: ask for an upgrade"};
-    if (!(h->flags & HEAD_VERSION_13)) return (struct refusal){426, "Sec-WebSocket-Version must be 13"};
+    if ((h->flags & HEAD_CHUNKED) || h->length > 0)
+        return (struct refusal){400, "an upgrade has no body"};
+    if ((h->flags & upgrade) != upgrade)
+        return (struct refusal){426, "this is a WebSocket: ask for an upgrade"};
+    if (!(h->flags & HEAD_VERSION_13))
+        return (struct refusal){426, "Sec-WebSocket-Version must be 13"};
     if (!key_valid(p + h->key.at, h->key.size))
         return (struct refusal){400, "Sec-WebSocket-Key must be the base64 of 16 bytes"};
     if (!origin_admits(w, h, p)) return (struct refusal){403, "this Origin is not allowed"};
     return (struct refusal){0, ""};
 }
 
-/* Whether there is a place for one more session; the closing one that is oldest gives way, but is closed only at the
- * turn's end, so that the newcomer is asked to come again. */
+/* Whether there is a place for one more session; the closing one that is oldest gives way, but is
+ * closed only at the turn's end, so that the newcomer is asked to come again. */
 static struct refusal room_check(struct exportws *w, const struct conn *c)
 {
     if (w->stopping) return (struct refusal){503, "shutting down: come again"};
-    if (!address_admits(w, c->address)) return (struct refusal){429, "too many sessions from your address"};
-    if (w->free_session == NONE) return (struct refusal){503, "all session slots are taken: come again"};
+    if (!address_admits(w, c->address))
+        return (struct refusal){429, "too many sessions from your address"};
+    if (w->free_session == NONE)
+        return (struct refusal){503, "all session slots are taken: come again"};
     return (struct refusal){0, ""};
 }
 
@@ -2446,9 +2582,11 @@ static void target_split(uint8_t *p, const struct head *h, char **path, char **q
 static int path_token(const struct exportws *w, char *path, char **token)
 {
     size_t prefix = strlen(w->o.path);
-    if (strncmp(path, w->o.path, prefix) != 0 || path[prefix] == '\0' || strchr(path + prefix, '/')) return -404;
+    if (strncmp(path, w->o.path, prefix) != 0 || path[prefix] == '\0' || strchr(path + prefix, '/'))
+        return -404;
     *token = path + prefix;
-    int n = token_decode((const uint8_t *)*token, strlen(*token), (uint8_t *)*token, w->o.max_token_bytes);
+    int n = token_decode((const uint8_t *)*token, strlen(*token), (uint8_t *)*token,
+                         w->o.max_token_bytes);
     if (n > 0) (*token)[n] = '\0';
     return n;
 }
@@ -2456,14 +2594,17 @@ static int path_token(const struct exportws *w, char *path, char **token)
 static const char *token_why(int status)
 {
     return status == 404 ? "nothing here: the path is wrong or has no token"
-         : status == 414 ? "the token is too long" : "the token is badly encoded";
+         : status == 414 ? "the token is too long"
+                         : "the token is badly encoded";
 }
 
 /* Lets an accepted client in: it is in the table before its 101 is written. */
-static struct conn *client_admit(struct exportws *w, struct conn *from, const struct exportws_request *r)
+static struct conn *client_admit(struct exportws *w, struct conn *from,
+                                 const struct exportws_request *r)
 {
-    static const char head[] = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                               "Sec-WebSocket-Accept: ";
+    static const char head[] =
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Accept: ";
     char bytes[sizeof head + 32], accept[28];
     struct text t = {bytes, 0, sizeof bytes};
     struct line l;
@@ -2477,14 +2618,18 @@ static struct conn *client_admit(struct exportws *w, struct conn *from, const st
     }
     session_sent(w, c, conn_send(w, c, (const uint8_t *)bytes, t.n, control_share(w)));
     if (c->state == CONN_OPEN) session_claim_held(w, c);
-    if (c->state == CONN_OPEN && c->queued > 0 && conn_flush(w, c) < 0) session_lost(w, c, EXPORTWS_BY_ERROR, 1006);
+    if (c->state == CONN_OPEN && c->queued > 0 && conn_flush(w, c) < 0)
+        session_lost(w, c, EXPORTWS_BY_ERROR, 1006);
     if (c->state == CONN_OPEN) conn_output_done(w, c, 1);
-    if (c->state == CONN_OPEN && w->o.on_open) w->o.on_open(w->o.user, conn_id(w, c), conn_name(w, c));
+    if (c->state == CONN_OPEN && w->o.on_open)
+        w->o.on_open(w->o.user, conn_id(w, c), conn_name(w, c));
     return c;
 }
 
-/* An upgrade to {path}{token}: every rule, then the embedder's. Returns the connection that goes on. */
-static struct conn *client_upgrade(struct exportws *w, struct conn *c, struct exportws_request *r, char *path)
+/* An upgrade to {path}{token}: every rule, then the embedder's. Returns the connection that goes
+ * on. */
+static struct conn *client_upgrade(struct exportws *w, struct conn *c, struct exportws_request *r,
+                                   char *path)
 {
     struct refusal no = {0, ""};
     char *token = NULL;
@@ -2495,7 +2640,8 @@ static struct conn *client_upgrade(struct exportws *w, struct conn *c, struct ex
     r->token = token;
     if (no.status == 0 && w->o.on_upgrade) {
         int status = w->o.on_upgrade(w->o.user, r);
-        if (status != 0) no = (struct refusal){status >= 400 && status < 600 ? status : 403, "refused"};
+        if (status != 0)
+            no = (struct refusal){status >= 400 && status < 600 ? status : 403, "refused"};
         else no = room_check(w, c);
     }
     if (no.status == 0) return client_admit(w, c, r);
@@ -2504,7 +2650,8 @@ static struct conn *client_upgrade(struct exportws *w, struct conn *c, struct ex
 }
 
 /* A whole request head of n bytes at p. Returns the connection that goes on. */
-static struct conn *client_request(struct exportws *w, struct conn *c, const struct head *h, uint8_t *p, size_t n)
+static struct conn *client_request(struct exportws *w, struct conn *c, const struct head *h,
+                                   uint8_t *p, size_t n)
 {
     static const struct response ok = {200, "text/plain; charset=utf-8", "", "ok\n", 3, 1, 0};
     const uint8_t *method = p + h->method.at;
@@ -2529,7 +2676,8 @@ static struct conn *client_request(struct exportws *w, struct conn *c, const str
 static const char *head_why(int status)
 {
     return status == 431 ? "the request head is larger than 8 KiB"
-         : status == 501 ? "this Transfer-Encoding is not known" : "this is not a proper HTTP/1.1 request";
+         : status == 501 ? "this Transfer-Encoding is not known"
+                         : "this is not a proper HTTP/1.1 request";
 }
 
 /* Reads a client's head on. Returns the connection that goes on. */
@@ -2554,9 +2702,11 @@ enum { METRIC_REFUSED = 1, METRIC_CLOSED, METRIC_BUFFER };
 static const struct metric {
     const char *name, *help;
     uint8_t counter, special, bytes; /* bytes: of the member */
-    size_t at;                       /* a counter's in struct metrics, a gauge's in struct exportws */
+    size_t at; /* a counter's in struct metrics, a gauge's in struct exportws */
 } metrics[] = {
-#define GAUGE(name, member, help) {name, help, 0, 0, sizeof((struct exportws *)0)->member, offsetof(struct exportws, member)}
+#define SIZE_OF(member) sizeof((struct exportws *)0)->member
+#define GAUGE(name, member, help) \
+    {name, help, 0, 0, SIZE_OF(member), offsetof(struct exportws, member)}
 #define COUNTER(name, member, help) {name, help, 1, 0, 8, offsetof(struct metrics, member)}
     GAUGE("sessions", sessions, "Open sessions."),
     GAUGE("tokens", online, "Distinct tokens with an open session."),
@@ -2578,26 +2728,32 @@ static const struct metric {
     COUNTER("pings_total", pings, "Pings sent."),
     COUNTER("bytes_sent_total", bytes_sent, "Bytes sent at both doors."),
     COUNTER("bytes_received_total", bytes_received, "Bytes received at both doors."),
-    COUNTER("posts_refused_total", posts_refused, "Messages of exportws_post neither delivered nor held."),
+    COUNTER("posts_refused_total", posts_refused, "Posts neither delivered nor held."),
 #undef GAUGE
 #undef COUNTER
+#undef SIZE_OF
 };
 
 enum { METRICS = sizeof metrics / sizeof *metrics };
 
-static void metric_sample(struct text *t, const char *name, const char *label, const char *value, uint64_t n)
+static void metric_sample(struct text *t, const char *name, const char *label, const char *value,
+                          uint64_t n)
 {
     text_add(t, "exportws_"), text_add(t, name);
-    if (label) text_add(t, "{"), text_add(t, label), text_add(t, "=\""), text_add(t, value), text_add(t, "\"}");
+    if (label)
+        text_add(t, "{"), text_add(t, label), text_add(t, "=\""), text_add(t, value),
+            text_add(t, "\"}");
     text_add(t, " "), text_decimal(t, n), text_add(t, "\n");
 }
 
-static uint64_t metric_value(const struct exportws *w, const struct metrics *m, const struct metric *row)
+static uint64_t metric_value(const struct exportws *w, const struct metrics *m,
+                             const struct metric *row)
 {
     const uint8_t *member = (row->counter ? (const uint8_t *)m : (const uint8_t *)w) + row->at;
     uint32_t narrow;
     uint64_t wide;
-    if (row->special == METRIC_BUFFER) return (uint64_t)(w->block_count - w->blocks_free) * w->block_bytes;
+    if (row->special == METRIC_BUFFER)
+        return (uint64_t)(w->block_count - w->blocks_free) * w->block_bytes;
     if (row->bytes == sizeof narrow) {
         memcpy(&narrow, member, sizeof narrow);
         return narrow;
@@ -2608,24 +2764,29 @@ static uint64_t metric_value(const struct exportws *w, const struct metrics *m, 
 
 static unsigned metric_samples(const struct metric *row)
 {
-    return row->special == METRIC_CLOSED ? EXPORTWS_REASONS : row->special == METRIC_REFUSED ? STATUSES - 1 : 1;
+    return row->special == METRIC_CLOSED  ? EXPORTWS_REASONS
+         : row->special == METRIC_REFUSED ? STATUSES - 1
+                                          : 1;
 }
 
 /* The i-th sample of a metric; what is said of them all stands before the first. */
-static void metric_write(const struct exportws *w, const struct metrics *m, struct text *t, const struct metric *row,
-                         unsigned i)
+static void metric_write(const struct exportws *w, const struct metrics *m, struct text *t,
+                         const struct metric *row, unsigned i)
 {
     char code[8];
     struct text digits = {code, 0, sizeof code};
     if (i == 0) {
-        text_add(t, "# HELP exportws_"), text_add(t, row->name), text_add(t, " "), text_add(t, row->help);
-        text_add(t, "\n# TYPE exportws_"), text_add(t, row->name), text_add(t, row->counter ? " counter\n" : " gauge\n");
+        text_add(t, "# HELP exportws_"), text_add(t, row->name), text_add(t, " "),
+            text_add(t, row->help);
+        text_add(t, "\n# TYPE exportws_"), text_add(t, row->name),
+            text_add(t, row->counter ? " counter\n" : " gauge\n");
     }
     if (row->special == METRIC_CLOSED) {
         metric_sample(t, row->name, "reason", close_reasons[i], m->closed[i]);
     } else if (row->special == METRIC_REFUSED) {
         text_decimal(&digits, statuses[i + 1].code), text_end(&digits);
-        metric_sample(t, row->name, "status", i + 1 == STATUS_OTHER ? "other" : code, m->refused[i + 1]);
+        metric_sample(t, row->name, "status", i + 1 == STATUS_OTHER ? "other" : code,
+                      m->refused[i + 1]);
     } else {
         metric_sample(t, row->name, NULL, NULL, metric_value(w, m, row));
     }
@@ -2638,7 +2799,8 @@ static void answers_flush(struct exportws *w, struct conn *c)
 {
     size_t n = w->answers_used;
     w->answers_used = 0;
-    if (n > 0 && c->state != CONN_DEAD && conn_send(w, c, w->answers, n, control_share(w)) < 0) conn_doom(w, c);
+    if (n > 0 && c->state != CONN_DEAD && conn_send(w, c, w->answers, n, control_share(w)) < 0)
+        conn_doom(w, c);
 }
 
 static void answers_add(struct exportws *w, struct conn *c, const char *p, size_t n)
@@ -2682,19 +2844,22 @@ static void push_answered(struct exportws *w, struct conn *c)
 }
 
 /* Answers a request with a JSON body. */
-static void push_answer(struct exportws *w, struct conn *c, int status, const char *fields, const struct text *json)
+static void push_answer(struct exportws *w, struct conn *c, int status, const char *fields,
+                        const struct text *json)
 {
     char bytes[RESPONSE_MAX];
     struct text t = {bytes, 0, sizeof bytes};
     struct push *q = push_of(w, c);
-    struct response r = {status, "application/json", fields, json->p, smaller(json->n, json->size), q->close,
+    struct response r = {status,      "application/json",           fields,
+                         json->p,     smaller(json->n, json->size), q->close,
                          q->head_only};
     response_write(&t, &r);
     answers_add(w, c, bytes, smaller(t.n, sizeof bytes));
     push_answered(w, c);
 }
 
-static void push_refuse(struct exportws *w, struct conn *c, int status, const char *fields, const char *why)
+static void push_refuse(struct exportws *w, struct conn *c, int status, const char *fields,
+                        const char *why)
 {
     char body[160];
     struct text json = {body, 0, sizeof body};
@@ -2709,13 +2874,14 @@ struct json_row {
 };
 
 /* Answers with an object of numbers; `extra` stands behind the first. */
-static void push_answer_numbers(struct exportws *w, struct conn *c, int status, const struct json_row *rows, size_t n,
-                                const char *extra)
+static void push_answer_numbers(struct exportws *w, struct conn *c, int status,
+                                const struct json_row *rows, size_t n, const char *extra)
 {
     char body[192];
     struct text json = {body, 0, sizeof body};
     for (size_t i = 0; i < n; i++) {
-        text_add(&json, i == 0 ? "{\"" : ",\""), text_add(&json, rows[i].key), text_add(&json, "\":");
+        text_add(&json, i == 0 ? "{\"" : ",\""), text_add(&json, rows[i].key),
+            text_add(&json, "\":");
         text_decimal(&json, rows[i].value);
         if (i == 0) text_add(&json, extra);
     }
@@ -2723,14 +2889,18 @@ static void push_answer_numbers(struct exportws *w, struct conn *c, int status, 
     push_answer(w, c, status, "", &json);
 }
 
-/* The whole message is here: delivers it and answers. A draft is the same bytes, kept in the buffer already. */
-static void push_finish(struct exportws *w, struct conn *c, const uint8_t *name, size_t name_size, const uint8_t *data)
+/* The whole message is here: delivers it and answers. A draft is the same bytes, kept in the buffer
+ * already. */
+static void push_finish(struct exportws *w, struct conn *c, const uint8_t *name, size_t name_size,
+                        const uint8_t *data)
 {
     struct push *q = push_of(w, c);
-    struct pushed p = {data, q->size, q->kind, q->target == TO_ALL ? NULL : name, name_size, q->draft, 0, 0, 0};
+    struct pushed p = {
+        data, q->size, q->kind, q->target == TO_ALL ? NULL : name, name_size, q->draft, 0, 0, 0};
     q->draft = NONE;
     int reached = pushed_deliver(w, &p);
-    const struct json_row rows[] = {{"delivered", reached > 0 ? (uint64_t)reached : 0}, {"id", p.id}};
+    const struct json_row rows[] = {{"delivered", reached > 0 ? (uint64_t)reached : 0},
+                                    {"id", p.id}};
     int held = reached == 0 && p.name;
     if (reached == EXPORTWS_ABSENT) push_refuse(w, c, 404, "", "nobody there, and holding is off");
     else if (reached < 0) push_refuse(w, c, 503, "", "nobody there, and no room to hold it");
@@ -2753,8 +2923,8 @@ static void push_body_over(struct exportws *w, struct conn *c)
     }
 }
 
-/* More of a body. What is wrong with it is told when it is over, so that the connection goes on; a draft that comes to
- * nothing takes no room meanwhile. */
+/* More of a body. What is wrong with it is told when it is over, so that the connection goes on; a
+ * draft that comes to nothing takes no room meanwhile. */
 static void push_body_bytes(struct exportws *w, struct push *q, const uint8_t *p, size_t n)
 {
     if (q->status != 0 || n == 0) return;
@@ -2765,15 +2935,16 @@ static void push_body_bytes(struct exportws *w, struct push *q, const uint8_t *p
 }
 
 /* A message is going to come in more than one piece: a draft for it. */
-static void push_start_draft(struct exportws *w, struct push *q, const uint8_t *name, size_t name_size)
+static void push_start_draft(struct exportws *w, struct push *q, const uint8_t *name,
+                             size_t name_size)
 {
     q->draft = message_new(w, q->kind, name, name_size);
     if (q->draft == NONE) q->status = 503;
 }
 
 /* A POST's head of n bytes, its token (none: all) decoded: how its body comes. */
-static void push_post(struct exportws *w, struct conn *c, struct input *in, const struct head *h, const uint8_t *name,
-                      size_t name_size)
+static void push_post(struct exportws *w, struct conn *c, struct input *in, const struct head *h,
+                      const uint8_t *name, size_t name_size)
 {
     struct push *q = push_of(w, c);
     const size_t here = in->used - in->raw;
@@ -2783,16 +2954,19 @@ static void push_post(struct exportws *w, struct conn *c, struct input *in, cons
     q->target = name ? TO_TOKEN : TO_ALL;
     if (!chunked && (!(h->seen & 1U << FIELD_LENGTH) || h->length > w->o.max_push_bytes)) {
         q->close = 1;
-        if (h->seen & 1U << FIELD_LENGTH) push_refuse(w, c, 413, "", "the message is longer than --max-push");
+        if (h->seen & 1U << FIELD_LENGTH)
+            push_refuse(w, c, 413, "", "the message is longer than --max-push");
         else push_refuse(w, c, 411, "", "a message needs Content-Length, or chunked coding");
         return;
     }
-    if ((h->flags & HEAD_CONTINUE) && h->minor > 0) answers_add(w, c, "HTTP/1.1 100 Continue\r\n\r\n", 25);
+    if ((h->flags & HEAD_CONTINUE) && h->minor > 0)
+        answers_add(w, c, "HTTP/1.1 100 Continue\r\n\r\n", 25);
     q->left = h->length;
     if (!chunked && here >= h->length) {
         q->size = (uint32_t)h->length;
         in->raw += q->size;
-        if (q->kind == OP_TEXT && !utf8_valid(body, q->size)) push_refuse(w, c, 400, "", "the text is not UTF-8");
+        if (q->kind == OP_TEXT && !utf8_valid(body, q->size))
+            push_refuse(w, c, 400, "", "the text is not UTF-8");
         else push_finish(w, c, name, name_size, body);
         return;
     }
@@ -2801,7 +2975,8 @@ static void push_post(struct exportws *w, struct conn *c, struct input *in, cons
 }
 
 /* GET and DELETE of a token. */
-static void push_token(struct exportws *w, struct conn *c, const uint8_t *name, size_t n, int remove)
+static void push_token(struct exportws *w, struct conn *c, const uint8_t *name, size_t n,
+                       int remove)
 {
     uint32_t record = token_find(w, name, n);
     const struct token *t = &w->tokens[record == NONE ? 0 : record];
@@ -2825,7 +3000,8 @@ static void push_metrics(struct exportws *w, struct conn *c)
     struct push *q = push_of(w, c);
     struct response r = {200, "text/plain; version=0.0.4; charset=utf-8", "", "", 0, q->close, 1};
     for (unsigned i = 0; i < METRICS; i++)
-        for (unsigned k = 0; k < metric_samples(&metrics[i]); k++) metric_write(w, &now, &t, &metrics[i], k);
+        for (unsigned k = 0; k < metric_samples(&metrics[i]); k++)
+            metric_write(w, &now, &t, &metrics[i], k);
     r.size = t.n;
     t = (struct text){bytes, 0, sizeof bytes};
     response_write(&t, &r);
@@ -2841,14 +3017,17 @@ static void push_metrics(struct exportws *w, struct conn *c)
 
 static void push_online(struct exportws *w, struct conn *c)
 {
-    const struct json_row rows[] = {
-        {"online", w->online}, {"sessions", w->sessions}, {"capacity", w->capacity}, {"held", w->held}};
+    const struct json_row rows[] = {{"online", w->online},
+                                    {"sessions", w->sessions},
+                                    {"capacity", w->capacity},
+                                    {"held", w->held}};
     push_answer_numbers(w, c, 200, rows, 4, "");
 }
 
 static void push_healthz(struct exportws *w, struct conn *c)
 {
-    struct text ok = {(char[]){"{\"status\":\"ok\"}\n"}, 16, 16}, draining = {(char[]){"{\"status\":\"draining\"}\n"}, 22, 22};
+    struct text ok = {(char[]){"{\"status\":\"ok\"}\n"}, 16, 16},
+                draining = {(char[]){"{\"status\":\"draining\"}\n"}, 22, 22};
     push_answer(w, c, w->stopping ? 503 : 200, "", w->stopping ? &draining : &ok);
 }
 
@@ -2870,27 +3049,31 @@ static int method_is(const struct head *h, const uint8_t *p, const char *name)
 }
 
 /* A request to {path}, with a token or without. */
-static void push_path(struct exportws *w, struct conn *c, struct input *in, const struct head *h, const uint8_t *p,
-                      char *path)
+static void push_path(struct exportws *w, struct conn *c, struct input *in, const struct head *h,
+                      const uint8_t *p, char *path)
 {
     const size_t prefix = strlen(w->o.path);
-    int all = strcmp(path, w->o.path) == 0 || (strlen(path) == prefix - 1 && strncmp(path, w->o.path, prefix - 1) == 0);
+    int all = strcmp(path, w->o.path) == 0 ||
+              (strlen(path) == prefix - 1 && strncmp(path, w->o.path, prefix - 1) == 0);
     char *token = NULL;
     int n = all ? 0 : path_token(w, path, &token);
     const uint8_t *name = (const uint8_t *)token;
-    int get = method_is(h, p, "GET"), post = method_is(h, p, "POST"), delete = method_is(h, p, "DELETE");
+    int get = method_is(h, p, "GET"), post = method_is(h, p, "POST"),
+        delete = method_is(h, p, "DELETE");
     if (n < 0) push_refuse(w, c, -n, "", token_why(-n));
     else if (all && !post) push_refuse(w, c, 405, "Allow: POST\r\n", "a broadcast is a POST");
     else if (!get && !post && !delete)
-        push_refuse(w, c, 405, "Allow: GET, POST, DELETE\r\n", "a token knows GET, POST and DELETE");
+        push_refuse(w, c, 405, "Allow: GET, POST, DELETE\r\n",
+                    "a token knows GET, POST and DELETE");
     else if (!post) push_token(w, c, name, (size_t)n, delete);
     else if (w->stopping) push_refuse(w, c, 503, "", "shutting down: come again");
     else push_post(w, c, in, h, name, (size_t)n);
 }
 
-/* A whole request head at p; in->raw stands behind it. A refused request's body is not waited for: the connection
- * closes. */
-static void push_request(struct exportws *w, struct conn *c, struct input *in, const struct head *h, uint8_t *p)
+/* A whole request head at p; in->raw stands behind it. A refused request's body is not waited for:
+ * the connection closes. */
+static void push_request(struct exportws *w, struct conn *c, struct input *in, const struct head *h,
+                         uint8_t *p)
 {
     static const struct {
         const char *path;
@@ -2985,7 +3168,8 @@ static void conn_bury(struct exportws *w, struct conn *c)
 {
     uint32_t index = (uint32_t)(c - w->conns);
     uint32_t *list = conn_is_session(w, c) ? &w->free_session
-                   : conn_is_pusher(w, c) ? &w->free_pusher : &w->free_handshake;
+                   : conn_is_pusher(w, c)  ? &w->free_pusher
+                                           : &w->free_handshake;
     if (conn_is_session(w, c)) w->seats--;
     else if (conn_is_pusher(w, c)) w->pushers--;
     else w->handshakes--;
@@ -3008,7 +3192,8 @@ static void conn_bury(struct exportws *w, struct conn *c)
 /* The connection's end was read (-1), or its socket failed (-2). */
 static void conn_ended(struct exportws *w, struct conn *c, ptrdiff_t how)
 {
-    if (conn_is_session(w, c)) session_lost(w, c, how == -1 ? EXPORTWS_BY_PEER : EXPORTWS_BY_ERROR, 1006);
+    if (conn_is_session(w, c))
+        session_lost(w, c, how == -1 ? EXPORTWS_BY_PEER : EXPORTWS_BY_ERROR, 1006);
     else conn_doom(w, c);
 }
 
@@ -3020,8 +3205,8 @@ static void conn_wait(struct exportws *w, struct conn *c)
     poll_want(w, c);
 }
 
-/* After the units in an input were served: what is left of it is kept, or the input given back. What was only peeked at
- * is taken from the kernel as far as it was served. */
+/* After the units in an input were served: what is left of it is kept, or the input given back.
+ * What was only peeked at is taken from the kernel as far as it was served. */
 static void conn_input_done(struct exportws *w, struct conn *c, struct input *in, int peek)
 {
     size_t rest = in->used - in->raw;
@@ -3091,7 +3276,8 @@ static int socket_prepare(int fd)
 #ifdef SO_NOSIGPIPE
     setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
 #endif
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* a Unix socket has none, and needs none */
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on,
+               sizeof on); /* a Unix socket has none, and needs none */
     return 0;
 }
 
@@ -3119,7 +3305,8 @@ static void handshake_give_way(struct exportws *w)
     uint32_t index = w->timers[TIMER_HEAD].first;
     while (index != NONE && conn_is_pusher(w, &w->conns[index])) index = w->conns[index].timer_next;
     if (index != NONE) {
-        client_refuse(w, &w->conns[index], 408, "others needed the place of your incomplete request", 0);
+        client_refuse(w, &w->conns[index], 408,
+                      "others needed the place of your incomplete request", 0);
     } else {
         index = w->timers[TIMER_CLOSE].first;
         while (index < w->capacity || index >= w->pushers_at) index = w->conns[index].timer_next;
@@ -3128,7 +3315,8 @@ static void handshake_give_way(struct exportws *w)
 }
 
 /* Puts a new connection into a slot. */
-static struct conn *conn_start(struct exportws *w, int fd, uint32_t *list, const struct sockaddr *from)
+static struct conn *conn_start(struct exportws *w, int fd, uint32_t *list,
+                               const struct sockaddr *from)
 {
     uint32_t index = *list;
     struct conn *c = &w->conns[index];
@@ -3245,8 +3433,8 @@ static void ring_get(struct ring *r, void *p, size_t n)
     r->used -= n;
 }
 
-/* Takes the oldest post: its bytes to where a frame's payload stands in the stage, its token to the scratch. 0: there is
- * none. */
+/* Takes the oldest post: its bytes to where a frame's payload stands in the stage, its token to the
+ * scratch. 0: there is none. */
 static int ring_take(struct exportws *w, struct posted *post)
 {
     struct ring *r = &w->ring;
@@ -3270,7 +3458,8 @@ static void loop_posts(struct exportws *w)
     w->posts_left = 0;
     while (n < POSTS_A_TURN && ring_take(w, &post)) {
         const uint8_t *name = post.name_size > 0 ? w->scratch->data : NULL;
-        struct pushed p = {w->stage + FRAME_HEAD_MAX, post.size, post.kind, name, post.name_size, NONE, 0, 0, 0};
+        struct pushed p = {
+            w->stage + FRAME_HEAD_MAX, post.size, post.kind, name, post.name_size, NONE, 0, 0, 0};
         int result = w->stopping ? EXPORTWS_GONE : pushed_deliver(w, &p);
         n++;
         if (result >= 0) continue;
@@ -3323,19 +3512,21 @@ static void conn_timeout(struct exportws *w, struct conn *c)
     case TIMER_HEAD: request_timeout(w, c); return;
     case TIMER_PING: session_ping(w, c); return;
     case TIMER_PONG:
-        if (c->flags & CONN_WAITING) timer_set(w, c, TIMER_PONG); /* it may have spoken: we did not listen */
+        if (c->flags & CONN_WAITING)
+            timer_set(w, c, TIMER_PONG); /* it may have spoken: we did not listen */
         else session_fail(w, c, EXPORTWS_BY_TIMEOUT, 1008, "heartbeat missed");
         return;
     case TIMER_WRITE:
-        if (c->state == CONN_OPEN) session_fail(w, c, EXPORTWS_BY_SLOW, 1013, "too slow: nothing taken");
+        if (c->state == CONN_OPEN)
+            session_fail(w, c, EXPORTWS_BY_SLOW, 1013, "too slow: nothing taken");
         else conn_doom(w, c);
         return;
     default: conn_doom(w, c); return;
     }
 }
 
-/* The connection that has kept an input buffer too long while others wait for one loses it: an incomplete request after
- * a second, an incomplete message after handshake_timeout. */
+/* The connection that has kept an input buffer too long while others wait for one loses it: an
+ * incomplete request after a second, an incomplete message after handshake_timeout. */
 static void inputs_give_way(struct exportws *w)
 {
     for (uint32_t i = 0; i < w->input_count; i++) {
@@ -3346,7 +3537,8 @@ static void inputs_give_way(struct exportws *w)
         if (!conn_is_session(w, c)) {
             if (age_ms >= smaller(GIVE_WAY_MS, w->o.handshake_timeout_ms)) request_timeout(w, c);
         } else if (age_ms >= w->o.handshake_timeout_ms) {
-            if (c->state == CONN_OPEN) session_fail(w, c, EXPORTWS_BY_TIMEOUT, 1008, "message not complete in time");
+            if (c->state == CONN_OPEN)
+                session_fail(w, c, EXPORTWS_BY_TIMEOUT, 1008, "message not complete in time");
             else conn_doom(w, c);
             if (c->state != CONN_DEAD) c->state = CONN_LINGER;
             input_release(w, c);
@@ -3408,7 +3600,8 @@ static int loop_timeout(const struct exportws *w, int timeout_ms)
 static void loop_bury(struct exportws *w)
 {
     sessions_announce(w);
-    while (w->timers[TIMER_DEAD].first != NONE) conn_bury(w, &w->conns[w->timers[TIMER_DEAD].first]);
+    while (w->timers[TIMER_DEAD].first != NONE)
+        conn_bury(w, &w->conns[w->timers[TIMER_DEAD].first]);
 }
 
 /* Whether draining is over; then the server stops. */
@@ -3422,8 +3615,8 @@ static void loop_drained(struct exportws *w)
     log_end(w, &l);
 }
 
-/* One turn, after poll() found `ready` entries. Connections come only behind those that are served, and leave only in
- * the end, so that the set stands still meanwhile. */
+/* One turn, after poll() found `ready` entries. Connections come only behind those that are served,
+ * and leave only in the end, so that the set stands still meanwhile. */
 static int loop_turn(struct exportws *w, int ready)
 {
     unsigned doors = 0;
@@ -3456,7 +3649,8 @@ static int loop_turn(struct exportws *w, int ready)
 static int fail(struct text *why, const char *what, const char *name, const char *how)
 {
     why->n = 0;
-    text_add(why, what), text_add(why, name), text_add(why, how ? ": " : ""), text_add(why, how ? how : "");
+    text_add(why, what), text_add(why, name), text_add(why, how ? ": " : ""),
+        text_add(why, how ? how : "");
     text_end(why);
     return -1;
 }
@@ -3469,8 +3663,11 @@ static socklen_t address_parse(const char *text, struct sockaddr_storage *to)
     struct sockaddr_in v4 = {0};
     struct sockaddr_in6 v6 = {0};
     uint64_t port;
-    if (!colon || decimal_parse((const uint8_t *)colon + 1, strlen(colon + 1), &port) < 0 || port > 65535) return 0;
-    size_t n = (size_t)(colon - text), v6_size = n >= 2 && text[0] == '[' && text[n - 1] == ']' ? n - 2 : 0;
+    if (!colon || decimal_parse((const uint8_t *)colon + 1, strlen(colon + 1), &port) < 0 ||
+        port > 65535)
+        return 0;
+    size_t n = (size_t)(colon - text),
+           v6_size = n >= 2 && text[0] == '[' && text[n - 1] == ']' ? n - 2 : 0;
     if ((v6_size > 0 ? v6_size : n) >= sizeof host) return 0;
     memcpy(host, text + (v6_size > 0), v6_size > 0 ? v6_size : n);
     if (n == 0 || v6_size > 0) {
@@ -3482,7 +3679,8 @@ static socklen_t address_parse(const char *text, struct sockaddr_storage *to)
     }
     v4.sin_family = AF_INET;
     v4.sin_port = htons((uint16_t)port);
-    if (inet_pton(AF_INET, strcmp(host, "localhost") == 0 ? "127.0.0.1" : host, &v4.sin_addr) != 1) return 0;
+    if (inet_pton(AF_INET, strcmp(host, "localhost") == 0 ? "127.0.0.1" : host, &v4.sin_addr) != 1)
+        return 0;
     memcpy(to, &v4, sizeof v4);
     return sizeof v4;
 }
@@ -3494,7 +3692,8 @@ static void unix_clear(const struct sockaddr_un *to)
     if (lstat(to->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode)) return;
     int fd = socket(AF_UNIX, SOCK_STREAM, 0);
     if (fd < 0) return;
-    if (connect(fd, (const struct sockaddr *)to, sizeof *to) < 0 && errno == ECONNREFUSED) unlink(to->sun_path);
+    if (connect(fd, (const struct sockaddr *)to, sizeof *to) < 0 && errno == ECONNREFUSED)
+        unlink(to->sun_path);
     close(fd);
 }
 
@@ -3540,12 +3739,14 @@ static int door_open(struct exportws *w, unsigned which, const char *address, st
     } to;
     if (!address) return 0;
     if (strncmp(address, "unix:", 5) == 0) {
-        if (door_open_unix(d, address + 5) < 0) return fail(why, "cannot listen on ", address, strerror(errno));
+        if (door_open_unix(d, address + 5) < 0)
+            return fail(why, "cannot listen on ", address, strerror(errno));
     } else {
         socklen_t size = address_parse(address, &to.storage);
         int all = address[0] == ':';
         if (size == 0) return fail(why, "not an address to listen on: ", address, NULL);
-        if (door_listen(d, &to.any, size, all) < 0 && all && (errno == EAFNOSUPPORT || errno == EADDRNOTAVAIL)) {
+        if (door_listen(d, &to.any, size, all) < 0 && all &&
+            (errno == EAFNOSUPPORT || errno == EADDRNOTAVAIL)) {
             char v4[INET_ADDRSTRLEN + 8] = "0.0.0.0"; /* no IPv6 here */
             memcpy(v4 + 7, address, smaller(strlen(address) + 1, sizeof v4 - 8));
             size = address_parse(v4, &to.storage);
@@ -3569,8 +3770,8 @@ static void door_close(struct door *d)
 
 const char *exportws_strerror(int error)
 {
-    static const char *const words[] = {"no error",        "nobody there",    "no room",     "too big",
-                                        "text not UTF-8",  "it has ended",    "bad argument"};
+    static const char *const words[] = {"no error",       "nobody there", "no room",     "too big",
+                                        "text not UTF-8", "it has ended", "bad argument"};
     return error <= 0 && error >= EXPORTWS_BAD ? words[-error] : "unknown error";
 }
 
@@ -3584,7 +3785,8 @@ const char *exportws_request_query(const exportws_request *r)
     return r ? r->query : "";
 }
 
-size_t exportws_request_header(const exportws_request *r, const char *name, char *value, size_t size)
+size_t exportws_request_header(const exportws_request *r, const char *name, char *value,
+                               size_t size)
 {
     struct text t = {value, 0, value ? size : 0};
     if (r && name) {
@@ -3615,9 +3817,11 @@ void exportws_defaults(exportws_options *o)
     o->capacity = 1024, o->per_token = 8, o->per_address = 0;
     o->handshakes = 256, o->pushers = 64;
     o->queue = 32, o->history = 16;
-    o->max_token_bytes = 64, o->max_message_bytes = 4096, o->max_push_bytes = 65536, o->buffer_bytes = 4194304;
+    o->max_token_bytes = 64, o->max_message_bytes = 4096, o->max_push_bytes = 65536,
+    o->buffer_bytes = 4194304;
     o->hold_ms = 30000, o->ping_ms = 25000, o->pong_ms = 10000;
-    o->handshake_timeout_ms = 10000, o->close_timeout_ms = 2000, o->write_timeout_ms = 20000, o->drain_ms = 5000;
+    o->handshake_timeout_ms = 10000, o->close_timeout_ms = 2000, o->write_timeout_ms = 20000,
+    o->drain_ms = 5000;
     o->log_level = EXPORTWS_LOG_INFO;
 }
 
@@ -3643,8 +3847,10 @@ static void free_lists(struct exportws *w)
             w->conns[i].timer_next = i + 1 < ends[pool] ? i + 1 : NONE;
         }
     }
-    for (uint32_t i = 0; i < w->block_count; i++) w->links[i] = i + 1 < w->block_count ? i + 1 : NONE;
-    for (uint32_t i = 0; i < w->token_count; i++) w->tokens[i].next = i + 1 < w->token_count ? i + 1 : NONE;
+    for (uint32_t i = 0; i < w->block_count; i++)
+        w->links[i] = i + 1 < w->block_count ? i + 1 : NONE;
+    for (uint32_t i = 0; i < w->token_count; i++)
+        w->tokens[i].next = i + 1 < w->token_count ? i + 1 : NONE;
     for (uint32_t i = 0; i <= w->bucket_mask; i++) w->buckets[i] = NONE;
     for (uint32_t i = 0; i < w->input_count; i++) w->inputs[i].owner = NONE;
     for (uint32_t i = 0; i < w->conns_end - w->pushers_at; i++) w->pushes[i].draft = NONE;
@@ -3652,7 +3858,8 @@ static void free_lists(struct exportws *w)
     w->blocks_free = w->block_count;
     w->free_inputs = w->input_count;
     if (w->o.per_address == 0) return;
-    for (uint32_t i = 0; i < w->capacity; i++) w->addresses[i].next = i + 1 < w->capacity ? i + 1 : NONE;
+    for (uint32_t i = 0; i < w->capacity; i++)
+        w->addresses[i].next = i + 1 < w->capacity ? i + 1 : NONE;
     for (uint32_t i = 0; i <= w->address_mask; i++) w->address_buckets[i] = NONE;
 }
 
@@ -3690,7 +3897,9 @@ static int wake_open(struct exportws *w)
 {
     if (pipe(w->wake) < 0) return -1;
     for (unsigned i = 0; i < 2; i++)
-        if (fcntl(w->wake[i], F_SETFL, O_NONBLOCK) < 0 || fcntl(w->wake[i], F_SETFD, FD_CLOEXEC) < 0) return -1;
+        if (fcntl(w->wake[i], F_SETFL, O_NONBLOCK) < 0 ||
+            fcntl(w->wake[i], F_SETFD, FD_CLOEXEC) < 0)
+            return -1;
     poll_add(w, w->wake[0], OWNER_WAKE);
     return 0;
 }
@@ -3704,7 +3913,8 @@ static void log_start(struct exportws *w)
     log_end(w, &l);
 }
 
-exportws *exportws_start(const exportws_options *o, void *memory, size_t bytes, char *why, size_t why_size)
+exportws *exportws_start(const exportws_options *o, void *memory, size_t bytes, char *why,
+                         size_t why_size)
 {
     struct text reason = {why, 0, why ? why_size : 0};
     const char *wrong = o ? options_wrong(o) : "options";
@@ -3715,7 +3925,11 @@ exportws *exportws_start(const exportws_options *o, void *memory, size_t bytes, 
         return NULL;
     }
     if (!memory || bytes < need || (uintptr_t)memory % sizeof(uint64_t) != 0) {
-        fail(&reason, "memory is ", !memory ? "NULL" : bytes < need ? "too small" : "not aligned for uint64_t", NULL);
+        fail(&reason, "memory is ",
+             !memory        ? "NULL"
+             : bytes < need ? "too small"
+                            : "not aligned for uint64_t",
+             NULL);
         return NULL;
     }
     memset(w, 0, sizeof *w);
@@ -3789,7 +4003,8 @@ void exportws_end(exportws *w)
 /* Checks what is common to all that send. 0, or an error. */
 static int message_check(const exportws *w, const void *data, size_t size, int kind)
 {
-    if (!w || (!data && size > 0) || (kind != EXPORTWS_TEXT && kind != EXPORTWS_BINARY)) return EXPORTWS_BAD;
+    if (!w || (!data && size > 0) || (kind != EXPORTWS_TEXT && kind != EXPORTWS_BINARY))
+        return EXPORTWS_BAD;
     if (size > w->o.max_push_bytes) return EXPORTWS_TOO_BIG;
     return kind == EXPORTWS_TEXT && !utf8_valid(data, size) ? EXPORTWS_NOT_UTF8 : 0;
 }
@@ -3814,7 +4029,8 @@ int exportws_send(exportws *w, const char *token, const void *data, size_t size,
     if (error == 0) error = message_check(w, data, size, kind);
     if (error == 0) error = api_enter(w);
     if (error != 0) return error;
-    struct pushed p = {data, size, (unsigned)kind, (const uint8_t *)token, strlen(token), NONE, 0, 0, 0};
+    struct pushed p = {data, size, (unsigned)kind, (const uint8_t *)token, strlen(token), NONE, 0,
+                       0,    0};
     return pushed_deliver(w, &p);
 }
 
@@ -3916,7 +4132,8 @@ int exportws_post(exportws *w, const char *token, const void *data, size_t size,
         ring_put(r, data, size);
     }
     pthread_mutex_unlock(&r->lock);
-    if (error == 0 && first && write(w->wake[1], "p", 1) < 0) return 0; /* a full pipe wakes the loop, too */
+    if (error == 0 && first && write(w->wake[1], "p", 1) < 0)
+        return 0; /* a full pipe wakes the loop, too */
     return error;
 }
 
@@ -3979,7 +4196,9 @@ static int program_bad(const char *name, const char *value, const char *how)
     char bytes[512];
     struct text t = {bytes, 0, sizeof bytes - 1};
     text_add(&t, "exportws: --"), text_add(&t, name), text_add(&t, ": ");
-    if (value) text_add(&t, "'"), text_escaped(&t, (const uint8_t *)value, smaller(strlen(value), 64)), text_add(&t, "' ");
+    if (value)
+        text_add(&t, "'"), text_escaped(&t, (const uint8_t *)value, smaller(strlen(value), 64)),
+            text_add(&t, "' ");
     text_add(&t, how);
     t.n = smaller(t.n, t.size);
     t.size++;
@@ -3992,10 +4211,12 @@ static int program_bad(const char *name, const char *value, const char *how)
 static int seconds_parse(const char *value, uint64_t *ms)
 {
     const char *point = strchr(value, '.');
-    size_t whole = point ? (size_t)(point - value) : strlen(value), places = point ? strlen(point + 1) : 0;
+    size_t whole = point ? (size_t)(point - value) : strlen(value),
+           places = point ? strlen(point + 1) : 0;
     uint64_t fraction = 0;
     if (decimal_parse((const uint8_t *)value, whole, ms) < 0 || *ms > UINT32_MAX) return -1;
-    if (point && (places > 3 || decimal_parse((const uint8_t *)point + 1, places, &fraction) < 0)) return -1;
+    if (point && (places > 3 || decimal_parse((const uint8_t *)point + 1, places, &fraction) < 0))
+        return -1;
     for (; places < 3; places++) fraction *= 10;
     *ms = *ms * 1000 + fraction;
     return 0;
@@ -4019,15 +4240,19 @@ static int program_number(struct program *p, const struct option *row, const cha
     struct text t = {how, 0, sizeof how};
     uint64_t number = 0;
     int bad = row->kind == OPTION_SECONDS ? seconds_parse(value, &number)
-            : row->kind == OPTION_BYTES ? bytes_parse(value, &number)
-            : decimal_parse((const uint8_t *)value, strlen(value), &number);
-    if (bad < 0) return program_bad(row->name, value, row->kind == OPTION_SECONDS ? "is no number of seconds"
-                                                    : row->kind == OPTION_BYTES ? "is no number of bytes"
-                                                                                : "is no whole number");
+            : row->kind == OPTION_BYTES
+                ? bytes_parse(value, &number)
+                : decimal_parse((const uint8_t *)value, strlen(value), &number);
+    if (bad < 0)
+        return program_bad(row->name, value,
+                           row->kind == OPTION_SECONDS ? "is no number of seconds"
+                           : row->kind == OPTION_BYTES ? "is no number of bytes"
+                                                       : "is no whole number");
     if (number < row->least || number > row->most || number > SIZE_MAX) {
         uint64_t unit = row->kind == OPTION_SECONDS ? 1000 : 1;
         text_add(&t, "is out of range: "), text_add(&t, row->least > 0 && unit > 1 ? "0.00" : "");
-        text_decimal(&t, row->least), text_add(&t, " to "), text_decimal(&t, row->most / unit), text_end(&t);
+        text_decimal(&t, row->least), text_add(&t, " to "), text_decimal(&t, row->most / unit),
+            text_end(&t);
         return program_bad(row->name, value, how);
     }
     unsigned ms = (unsigned)number;
@@ -4048,7 +4273,8 @@ static int program_file(struct program *p, const struct option *row, const char 
     p->push_secret[n] = '\0';
     p->push_secret[strcspn(p->push_secret, "\r\n")] = '\0';
     if (p->push_secret[0] == '\0') return program_bad(row->name, value, "has an empty first line");
-    if (strlen(p->push_secret) == sizeof p->push_secret - 1) return program_bad(row->name, value, "has too long a first line");
+    if (strlen(p->push_secret) == sizeof p->push_secret - 1)
+        return program_bad(row->name, value, "has too long a first line");
     p->o.push_secret = p->push_secret;
     return 0;
 }
@@ -4058,7 +4284,8 @@ static void program_help(const struct program *p)
 {
     char bytes[160];
     struct text t = {bytes, 0, sizeof bytes};
-    text_add(&t, "usage: exportws [options]   --name VALUE or --name=VALUE; sizes take k, m, g\n\n");
+    text_add(&t,
+             "usage: exportws [options]   --name VALUE or --name=VALUE; sizes take k, m, g\n\n");
     program_say(STDOUT_FILENO, &t);
     for (unsigned i = 0; i < OPTIONS; i++) {
         const struct option *row = &options[i];
@@ -4073,7 +4300,9 @@ static void program_help(const struct program *p)
         if (row->kind == OPTION_FLAG) word = "off";
         if (row->kind == OPTION_COUNT || row->kind == OPTION_BYTES || row->kind == OPTION_SECONDS) {
             uint64_t number = option_number(&p->o, row);
-            text_add(&t, " ("), text_decimal(&t, row->kind == OPTION_SECONDS ? number / 1000 : number), text_add(&t, ")");
+            text_add(&t, " ("),
+                text_decimal(&t, row->kind == OPTION_SECONDS ? number / 1000 : number),
+                text_add(&t, ")");
         } else if (word) {
             text_add(&t, " ("), text_add(&t, word), text_add(&t, ")");
         }
@@ -4129,7 +4358,9 @@ static int program_option(struct program *p, const struct option *row, const cha
         return 0;
     }
     if (strcmp(row->name, "help") == 0) program_help(p);
-    else program_write(STDOUT_FILENO, "exportws " EXPORTWS_VERSION "\n", sizeof "exportws " EXPORTWS_VERSION);
+    else
+        program_write(STDOUT_FILENO, "exportws " EXPORTWS_VERSION "\n",
+                      sizeof "exportws " EXPORTWS_VERSION);
     return -1;
 }
 
@@ -4139,14 +4370,19 @@ static int program_options(struct program *p, int argc, char **argv)
     for (int i = 1; i < argc; i++) {
         const char *name = argv[i] + 2, *value = NULL;
         const struct option *row = options;
-        if (strncmp(argv[i], "--", 2) != 0) return program_bad("", argv[i], "is no option: see exportws --help");
+        if (strncmp(argv[i], "--", 2) != 0)
+            return program_bad("", argv[i], "is no option: see exportws --help");
         size_t n = strcspn(name, "=");
-        while (row < options + OPTIONS && !(strlen(row->name) == n && memcmp(row->name, name, n) == 0)) row++;
-        if (row == options + OPTIONS) return program_bad(name, NULL, "is no option: see exportws --help");
+        while (row < options + OPTIONS &&
+               !(strlen(row->name) == n && memcmp(row->name, name, n) == 0))
+            row++;
+        if (row == options + OPTIONS)
+            return program_bad(name, NULL, "is no option: see exportws --help");
         int wants = *row->unit != '\0';
         if (name[n] == '=') value = name + n + 1;
         else if (wants && i + 1 < argc) value = argv[++i];
-        if (!wants && value) return program_bad(row->name, value, "is not wanted: it takes no value");
+        if (!wants && value)
+            return program_bad(row->name, value, "is not wanted: it takes no value");
         if (wants && !value) return program_bad(row->name, NULL, "needs a value");
         int status = program_option(p, row, value);
         if (status != 0) return status;
@@ -4154,19 +4390,24 @@ static int program_options(struct program *p, int argc, char **argv)
     return 0;
 }
 
-/* Raises the soft descriptor limit to what these options need, and warns when the hard one forbids it. */
+/* Raises the soft descriptor limit to what these options need, and warns when the hard one forbids
+ * it. */
 static void program_descriptors(const exportws_options *o)
 {
-    const uint64_t need = (uint64_t)o->capacity + o->handshakes + o->pushers + PUSHERS_SPARE + DESCRIPTORS_BESIDE;
+    const uint64_t need = (uint64_t)o->capacity + o->handshakes + o->pushers + PUSHERS_SPARE +
+                          DESCRIPTORS_BESIDE;
     char bytes[256];
     struct text t = {bytes, 0, sizeof bytes};
     struct rlimit limit;
     if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur >= need) return;
-    limit.rlim_cur = limit.rlim_max == RLIM_INFINITY || limit.rlim_max >= need ? (rlim_t)need : limit.rlim_max;
+    limit.rlim_cur = limit.rlim_max == RLIM_INFINITY || limit.rlim_max >= need ? (rlim_t)need
+                                                                               : limit.rlim_max;
     int failed = setrlimit(RLIMIT_NOFILE, &limit) < 0;
     if ((!failed && limit.rlim_cur >= need) || o->log_level < EXPORTWS_LOG_WARN) return;
-    text_add(&t, "time="), log_time(&t), text_add(&t, " level=warn event=start descriptors="), text_decimal(&t, limit.rlim_cur);
-    text_add(&t, " needed="), text_decimal(&t, need), text_add(&t, " why=raise_the_hard_limit_(ulimit_-n)\n");
+    text_add(&t, "time="), log_time(&t), text_add(&t, " level=warn event=start descriptors="),
+        text_decimal(&t, limit.rlim_cur);
+    text_add(&t, " needed="), text_decimal(&t, need),
+        text_add(&t, " why=raise_the_hard_limit_(ulimit_-n)\n");
     program_say(STDERR_FILENO, &t);
 }
 
@@ -4233,7 +4474,8 @@ int main(int argc, char **argv)
     const char *wrong = options_wrong(&program.o);
     size_t bytes = exportws_memory(&program.o);
     if (wrong) return program_bad(wrong, NULL, "is out of range");
-    if (bytes == 0) return program_bad("buffer", NULL, "and the rest are more than this machine can address");
+    if (bytes == 0)
+        return program_bad("buffer", NULL, "and the rest are more than this machine can address");
     if (!program.print_memory) return program_run(&program);
     char line[32];
     struct text t = {line, 0, sizeof line};
@@ -4248,11 +4490,13 @@ int main(int argc, char **argv)
  *
  * Copyright 2026 the exportws authors
  *
- * Permission to use, copy, modify, and/or distribute this software for any purpose with or without fee is hereby
- * granted, provided that the above copyright notice and this permission notice appear in all copies.
+ * Permission to use, copy, modify, and/or distribute this software for any purpose with or without
+ * fee is hereby granted, provided that the above copyright notice and this permission notice appear
+ * in all copies.
  *
- * THE SOFTWARE IS PROVIDED "AS IS" AND THE AUTHOR DISCLAIMS ALL WARRANTIES WITH REGARD TO THIS SOFTWARE INCLUDING ALL
- * IMPLIED WARRANTIES OF MERCHANTABILITY AND FITNESS. IN NO EVENT SHALL THE AUTHOR BE LIABLE FOR ANY SPECIAL, DIRECT,
- * INDIRECT, OR CONSEQUENTIAL DAMAGES OR ANY DAMAGES WHATSOEVER RESULTING FROM LOSS OF USE, DATA OR PROFITS, WHETHER IN
- * AN ACTION OF CONTRACT, NEGLIGENCE OR OTHER TORTIOUS ACTION, ARISING OUT OF OR IN CONNECTION WITH THE USE OR
- * PERFORMANCE OF THIS SOFTWARE. */
+ * THE SOFTWARE IS PROVIDED "AS IS" AND THE AUTHOR DISCLAIMS ALL WARRANTIES WITH REGARD TO THIS
+ * SOFTWARE INCLUDING ALL IMPLIED WARRANTIES OF MERCHANTABILITY AND FITNESS. IN NO EVENT SHALL THE
+ * AUTHOR BE LIABLE FOR ANY SPECIAL, DIRECT, INDIRECT, OR CONSEQUENTIAL DAMAGES OR ANY DAMAGES
+ * WHATSOEVER RESULTING FROM LOSS OF USE, DATA OR PROFITS, WHETHER IN AN ACTION OF CONTRACT,
+ * NEGLIGENCE OR OTHER TORTIOUS ACTION, ARISING OUT OF OR IN CONNECTION WITH THE USE OR PERFORMANCE
+ * OF THIS SOFTWARE. */

@@ -2170,7 +2170,7 @@ static int token_kick(struct exportws *w, uint32_t record)
     for (uint32_t i = t->messages.first; i != NONE; i = next) {
         struct message *m = message_at(w, i);
         next = m->next;
-        message_age_off(w, m);
+        message_got(w, m); /* a newcomer is not to get it */
         if (m->refs > 0) continue;
         token_held(w, record, -1);
         message_drop(w, i);
@@ -2611,12 +2611,12 @@ static struct conn *client_admit(struct exportws *w, struct conn *from,
     key_accept(r->head + r->parsed->key.at, accept);
     text_add(&t, head), text_bytes(&t, accept, sizeof accept), text_add(&t, "\r\n\r\n");
     struct conn *c = session_open(w, from, (const uint8_t *)r->token, strlen(r->token));
+    session_sent(w, c, conn_send(w, c, (const uint8_t *)bytes, t.n, control_share(w)));
     if (log_begin(w, &l, EXPORTWS_LOG_INFO, "open")) {
         log_token(w, &l, conn_name(w, c), c->name_size);
         log_peer(&l, c), log_counts(w, &l);
         log_end(w, &l);
     }
-    session_sent(w, c, conn_send(w, c, (const uint8_t *)bytes, t.n, control_share(w)));
     if (c->state == CONN_OPEN) session_claim_held(w, c);
     if (c->state == CONN_OPEN && c->queued > 0 && conn_flush(w, c) < 0)
         session_lost(w, c, EXPORTWS_BY_ERROR, 1006);
@@ -2950,6 +2950,7 @@ static void push_post(struct exportws *w, struct conn *c, struct input *in, cons
     const size_t here = in->used - in->raw;
     const uint8_t *body = in->data + in->raw;
     int chunked = (h->flags & HEAD_CHUNKED) != 0;
+    q->close = (h->flags & HEAD_CLOSE) || h->minor == 0;
     q->kind = h->flags & HEAD_BINARY ? OP_BINARY : OP_TEXT;
     q->target = name ? TO_TOKEN : TO_ALL;
     if (!chunked && (!(h->seen & 1U << FIELD_LENGTH) || h->length > w->o.max_push_bytes)) {
@@ -3083,16 +3084,14 @@ static void push_request(struct exportws *w, struct conn *c, struct input *in, c
     char *path, *query;
     unsigned page = 0;
     const uint8_t body = (h->flags & HEAD_CHUNKED) || h->length > 0;
-    q->close = (h->flags & HEAD_CLOSE) || h->minor == 0 || (body && !method_is(h, p, "POST"));
+    q->close = (h->flags & HEAD_CLOSE) || h->minor == 0 || body; /* push_post knows better */
     target_split(p, h, &path, &query);
     while (page < 3 && strcmp(path, pages[page].path) != 0) page++;
     if (page != 0 && !push_allowed(w, h, p)) {
-        q->close = q->close || body;
         push_refuse(w, c, 401, "", "Authorization: Bearer SECRET is needed");
     } else if (page == 3) {
         push_path(w, c, in, h, p, path);
     } else if (!method_is(h, p, "GET")) {
-        q->close = q->close || body;
         push_refuse(w, c, 405, "Allow: GET\r\n", "only GET is known here");
     } else {
         pages[page].answer(w, c);
@@ -3358,7 +3357,18 @@ static void pusher_accept(struct exportws *w, int fd, const struct sockaddr *fro
     if (c->state != CONN_DEAD) conn_output_done(w, c, 0);
 }
 
-/* Takes what waits at a door; out of descriptors, both doors are left alone until one is freed. */
+/* Out of descriptors: both doors are left alone until one of ours is freed, or for a second. */
+static void door_pause(struct exportws *w, const char *why)
+{
+    struct line l;
+    door_wait(w, 0);
+    w->accept_due_ms = w->now_ms + ACCEPT_RETRY_MS;
+    if (!log_begin(w, &l, EXPORTWS_LOG_WARN, "refuse")) return;
+    log_words(&l, "why", why);
+    log_end(w, &l);
+}
+
+/* Takes what waits at a door. */
 static void door_accept(struct exportws *w, unsigned which)
 {
     union {
@@ -3371,11 +3381,10 @@ static void door_accept(struct exportws *w, unsigned which)
         from.any.sa_family = AF_UNIX;
         int fd = accept(w->doors[which].fd, &from.any, &size);
         if (fd < 0) {
-            if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-                door_wait(w, 0);
-                w->accept_due_ms = w->now_ms + ACCEPT_RETRY_MS;
-            }
-            if (errno != ECONNABORTED && errno != EINTR) return;
+            int error = errno;
+            if (error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM)
+                door_pause(w, strerror(error));
+            if (error != ECONNABORTED && error != EINTR) return;
         } else if (socket_prepare(fd) < 0) {
             close(fd);
         } else if (which == EXPORTWS_CLIENTS) {

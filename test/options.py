@@ -1,0 +1,704 @@
+#!/usr/bin/env python3
+"""Every option: what it does, in both spellings, its line in --help, what it refuses; then the log.
+
+Environment: EXPORTWS, the server (./exportws). Prints a line for every test; arguments pick
+tests by a part of their name.
+"""
+import functools
+import os
+import re
+import socket
+import sys
+import tempfile
+import time
+from collections import namedtuple
+
+sys.dont_write_bytecode = True
+from harness import (CLOSE, DEADLINE, PATH, PING, TEXT, Connection, Failure, Server,  # noqa: E402
+                     Skip, attempt, between, dial, equal, log_fields, poll, read_head, run, true)
+
+# ===== The table of the contract =====
+
+Option = namedtuple("Option", "name default unit garbage")
+
+NUMBERS = ("", "-1", "x", "1x", " 1", "1.5", "0x10", "1e3", "9" * 30)
+COUNT = NUMBERS + ("0",)
+SECONDS = ("", "-1", "x", "1x", " 1", "nan", "inf", "1e3", ".", "1.2.3", "9" * 30)
+ADDRESS = ("", "nonsense", "127.0.0.1", "127.0.0.1:", "127.0.0.1:8x", "127.0.0.1:65536", "[::1:80",
+           "[::1]", "unix:", "unix:/" + "x" * 200)
+FILE = ("", "/nonexistent/secret", "/dev/null")
+FLAG = ("yes", "")
+ANYWHERE = ("--listen", "127.0.0.1:0", "--push", "127.0.0.1:0")
+
+OPTIONS = [
+    Option("--listen", "127.0.0.1:8080", "ADDR", ADDRESS + ("none",)),
+    Option("--push", "127.0.0.1:8081", "ADDR", ADDRESS),
+    Option("--push-secret-file", "none", "F", FILE),
+    Option("--path", "/app/ws/export-task/", "P", ("", "nope")),
+    Option("--capacity", "1024", "N", COUNT),
+    Option("--handshakes", "256", "N", COUNT),
+    Option("--pushers", "64", "N", COUNT),
+    Option("--per-token", "8", "N", COUNT),
+    Option("--per-address", "0", "N", NUMBERS),
+    Option("--max-token", "64", "BYTES", COUNT),
+    Option("--max-message", "4096", "BYTES", COUNT),
+    Option("--max-push", "65536", "BYTES", COUNT),
+    Option("--queue", "32", "N", COUNT),
+    Option("--buffer", "4194304", "BYTES", COUNT + ("4t", "k", "4kb", "1mm")),
+    Option("--hold", "30", "SECONDS", SECONDS),
+    Option("--ping", "25", "SECONDS", SECONDS),
+    Option("--pong", "10", "SECONDS", SECONDS),
+    Option("--handshake-timeout", "10", "SECONDS", SECONDS),
+    Option("--close-timeout", "2", "SECONDS", SECONDS),
+    Option("--write-timeout", "20", "SECONDS", SECONDS),
+    Option("--drain", "5", "SECONDS", SECONDS),
+    Option("--origin", "same host", "O", ("",)),
+    Option("--heartbeat", "HEART-BEAT", "TEXT", ()),
+    Option("--heartbeat-reply", "off", "", FLAG),
+    Option("--log", "info", "LEVEL", ("", "loud", "inf", "3")),
+    Option("--memory", "", "", FLAG),
+    Option("--help", "", "", FLAG),
+    Option("--version", "", "", FLAG),
+]
+FLAGS = {"--heartbeat-reply", "--memory", "--help", "--version"}
+LATER = {"--trusted-proxy", "--history", "--demo", "--client-secret-file"}  # tested elsewhere
+
+TESTS = []
+EFFECTS = set()
+
+
+def test(function):
+    TESTS.append((function.__name__, function))
+    return function
+
+
+def effect(option):
+    """Registers a test of what an option does, once for each spelling, given as a function."""
+    def register(function):
+        EFFECTS.add(option)
+        for name, give in (("_spelt_apart", lambda value: (option, value)),
+                           ("_spelt_joined", lambda value: (option + "=" + value,))):
+            TESTS.append((function.__name__ + name, functools.partial(function, give)))
+        return function
+    return register
+
+
+def since(began):
+    return time.monotonic() - began
+
+
+def has_ipv6():
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+        return True
+    except OSError:
+        return False
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+# ===== Doors =====
+
+def check_door(give, member):
+    """Both doors take the same forms of address; `member` names the one that `give` sets."""
+    def address(form):
+        with Server(*give(form)) as server:
+            real = getattr(server, member)
+            with dial(real):
+                return real
+    port = free_port()
+    equal("fixed port", address("127.0.0.1:%d" % port), "127.0.0.1:%d" % port)
+    true("port picked", re.fullmatch(r"127\.0\.0\.1:[1-9]\d*", address("127.0.0.1:0")))
+    true("port picked on all addresses", re.search(r":[1-9]\d*$", address(":0")))
+    if has_ipv6():
+        true("IPv6 address", re.fullmatch(r"\[::1\]:[1-9]\d*", address("[::1]:0")))
+    with tempfile.TemporaryDirectory() as folder:
+        equal("Unix socket", address("unix:" + folder + "/door"), "unix:" + folder + "/door")
+
+
+@effect("--listen")
+def listen_sets_the_client_door(give):
+    check_door(give, "clients")
+    with tempfile.TemporaryDirectory() as folder:
+        with Server(*give("unix:" + folder + "/door")) as server:
+            server.session("ab12")
+            equal("sessions", server.metric("exportws_sessions"), 1)
+
+
+@effect("--push")
+def push_sets_the_push_door(give):
+    check_door(give, "push")
+    with tempfile.TemporaryDirectory() as folder:
+        with Server(*give("unix:" + folder + "/door")) as server:
+            equal("health", server.ask("GET", "/healthz").status, 200)
+    with Server(*give("none")) as server:
+        equal("push door of the ready line", server.push, "none")
+        server.session("ab12")
+
+
+@effect("--push-secret-file")
+def push_secret_file_guards_the_push_door(give):
+    with tempfile.TemporaryDirectory() as folder:
+        with open(folder + "/secret", "w", encoding="utf-8") as file:
+            file.write("s3cret\nsecond line\n")
+        with Server(*give(folder + "/secret")) as server:
+            equal("without", server.ask("GET", "/online").status, 401)
+            for secret, want in (("s3cret", 200), ("second line", 401), ("s3cretsecond line", 401)):
+                answer = server.ask("GET", "/online", headers={"Authorization": "Bearer " + secret})
+                equal("with " + secret, answer.status, want)
+
+
+@effect("--path")
+def path_moves_both_doors(give):
+    with Server(*give("/x/y/")) as server:
+        client = server.connect("ab12", path="/x/y/")
+        equal("status at the new path", client.status, 101)
+        equal("status at the old path", server.connect("ab12").status, 404)
+        server.send("ab12", "hello", path="/x/y/")
+        equal("frame", client.receive(), (TEXT, b"hello"))
+        equal("push at the old path", server.ask("POST", PATH + "ab12", "x").status, 404)
+
+
+# ===== Bounds =====
+
+@effect("--capacity")
+def capacity_bounds_sessions(give):
+    with Server(*give("2")) as server:
+        equal("capacity of the ready line", server.ready["capacity"], "2")
+        equal("capacity of /metrics", server.metric("exportws_capacity"), 2)
+        server.session("a")
+        second = server.session("b")
+        third = server.connect("c")
+        equal("status of the third", third.status, 503)
+        true("Retry-After %r" % third.headers, third.headers.get("retry-after", "").isdigit())
+        second.close()
+        poll("the slot comes back", lambda: server.connect("d").status == 101)
+
+
+@effect("--handshakes")
+def handshakes_bounds_silent_connections(give):
+    with Server(*give("2")) as server:
+        began = time.monotonic()
+        silent = [dial(server.clients) for _ in range(3)]
+        equal("the oldest gives way", read_head(silent[0])[0], 408)
+        between("seconds until then", since(began), 0, 5)
+        for sock in silent[1:]:
+            sock.settimeout(0.1)
+            try:
+                raise Failure("the others stay, but one got %r" % sock.recv(100))
+            except socket.timeout:
+                pass
+        server.session("newcomer")
+        for sock in silent:
+            sock.close()
+
+
+@effect("--pushers")
+def pushers_bounds_push_connections(give):
+    with Server(*give("1")) as server:
+        first = Connection(server.push)
+        equal("status of the first", first.ask("GET", "/healthz").status, 200)
+        equal("status of one more", server.ask("GET", "/healthz").status, 503)
+        equal("the first goes on", first.ask("GET", "/healthz").status, 200)
+        first.close()
+        poll("its place comes back", lambda: server.ask("GET", "/healthz").status == 200)
+
+
+@effect("--per-token")
+def per_token_replaces_the_oldest(give):
+    with Server(*give("2")) as server:
+        first, second, third = (server.session("ab12") for _ in range(3))
+        equal("close code of the oldest", first.close_code(), 4001)
+        server.send("ab12", "to two")
+        equal("frames", (second.receive(), third.receive()), ((TEXT, b"to two"), (TEXT, b"to two")))
+
+
+@effect("--per-address")
+def per_address_bounds_sessions_of_a_peer(give):
+    with Server(*give("2")) as server:
+        server.session("a")
+        second = server.session("b")
+        third = server.connect("c")
+        equal("status of the third", third.status, 429)
+        true("Retry-After %r" % third.headers, third.headers.get("retry-after", "").isdigit())
+        if sys.platform == "linux":  # where all of 127/8 is the loopback's
+            equal("status from elsewhere", server.connect("c", source="127.0.0.2").status, 101)
+        second.close()
+        poll("its place comes back", lambda: server.connect("d").status == 101)
+
+
+@effect("--max-token")
+def max_token_bounds_the_decoded_token(give):
+    with Server(*give("5")) as server:
+        equal("status at the bound", server.connect("abcde").status, 101)
+        equal("status at the bound, encoded", server.connect("%61%62%63%64%65").status, 101)
+        equal("status past it", server.connect("abcdef").status, 414)
+
+
+@effect("--max-message")
+def max_message_bounds_what_a_client_sends(give):
+    with Server(*give("10")) as server:
+        client = server.session("ab12")
+        client.send(TEXT, b"x" * 10)
+        server.wait_event("message")
+        client.send(TEXT, b"x" * 11)
+        equal("close code", client.close_code(), 1009)
+
+
+@effect("--max-push")
+def max_push_bounds_a_push(give):
+    with Server(*give("10")) as server:
+        client = server.session("ab12")
+        server.send("ab12", "x" * 10)
+        equal("frame", client.receive(), (TEXT, b"x" * 10))
+        server.send("ab12", "x" * 11, want=413)
+
+
+def clog(server, token):
+    """A session that does not read, pushed to until the kernel takes no more: one message waits."""
+    client = server.session(token, receive_buffer=4096)
+    for _ in range(200):
+        pushed = time.monotonic()
+        server.send(token, "x" * 60000)
+        if server.metric("exportws_buffer_used_bytes") > 0:
+            return client, pushed
+    raise Failure("200 pushes of 60000 bytes, and nothing waits")
+
+
+@effect("--queue")
+def queue_bounds_messages_waiting_for_a_session(give):
+    for size in (4, 12):
+        with Server(*give(str(size))) as server:
+            other = server.session("other")
+            clog(server, "slow")
+            taken = 1
+            while not server.events("close") and taken < 50:
+                server.ask("POST", PATH + "slow", "more")
+                taken += not server.events("close")
+            closed = server.wait_event("close")[0]
+            equal("reason and code", (closed["reason"], closed["code"]), ("slow", "1013"))
+            between("messages waiting when it was closed", taken, size - 1, size + 1)
+            server.send("other", "not touched")
+            equal("frame of the other", other.receive(), (TEXT, b"not touched"))
+
+
+def hold_until_full(server, size):
+    """Pushes to nobody until there is no room; how many were held."""
+    for held in range(1000):
+        answer = server.ask("POST", PATH + "absent", "x" * size)
+        if answer.status != 202:
+            equal("status without room", answer.status, 503)
+            true("no Retry-After", (answer.getheader("Retry-After") or "").isdigit())
+            equal("held", server.metric("exportws_held_messages"), held)
+            return held
+    raise Failure("1000 messages of %d bytes held" % size)
+
+
+@effect("--buffer")
+def buffer_bounds_held_messages(give):
+    for value, size in (("64k", 65536), ("131072", 131072)):
+        with Server(*give(value), "--max-push=4096") as server:
+            between("messages of 4000 bytes held", hold_until_full(server, 4000),
+                    size / 4096 / 2, size / 4000)
+
+
+@effect("--buffer")
+def buffer_takes_suffixes(give):
+    for value, same in (("65536", "64k"), ("1024k", "1m"), ("1048576", "1m"), ("1g", "1024m")):
+        equal("memory for " + value, memory_of(*give(value)), memory_of(*give(same)))
+    more = memory_of(*give("2m")) - memory_of(*give("1m"))
+    between("memory for 1m more", more, 1048576, 1048576 * 1.25)
+
+
+# ===== Times =====
+
+@effect("--hold")
+def hold_ends_by_expiry(give):
+    with Server(*give("0.4")) as server:
+        began = time.monotonic()
+        server.send("absent", "x", want=202)
+        poll("expired", lambda: server.metric("exportws_messages_expired_total") == 1)
+        between("seconds held", since(began), 0.35, 5)
+        equal("held", server.metric("exportws_held_messages"), 0)
+        equal("status of the token", server.ask("GET", PATH + "absent").status, 404)
+        server.wait_event("expire")
+    with Server(*give("0")) as server:
+        server.send("absent", "x", want=404)
+
+
+@effect("--ping")
+def ping_comes_after_the_quiet_time(give):
+    with Server(*give("0.4")) as server:
+        client = server.session("ab12")
+        began = time.monotonic()
+        equal("first frame", client.receive(5)[0], PING)
+        between("seconds until the ping", since(began), 0.3, 5)
+        busy = server.session("busy")
+        began = time.monotonic()
+        while since(began) < 1:
+            busy.send(TEXT, b"HEART-BEAT")
+            try:
+                raise Failure("a session that speaks got %r" % (busy.receive(0.1),))
+            except socket.timeout:
+                pass
+
+
+@effect("--pong")
+def pong_is_awaited_that_long(give):
+    with Server(*give("0.5"), "--ping", "0.2", "--close-timeout", "0.2") as server:
+        client = server.session("ab12")
+        equal("first frame", client.receive(5)[0], PING)
+        began = time.monotonic()
+        equal("close code", client.close_code(5), 1008)
+        between("seconds after the ping", since(began), 0.4, 5)
+        closed = server.wait_event("close")[0]
+        equal("reason and code", (closed["reason"], closed["code"]), ("timeout", "1008"))
+
+
+@effect("--handshake-timeout")
+def handshake_timeout_ends_slow_heads(give):
+    with Server(*give("0.4")) as server:
+        for head in (b"", b"GET " + PATH.encode() + b"ab12 HTTP/1.1\r\nHost: x\r\n"):
+            began = time.monotonic()
+            with dial(server.clients) as sock:
+                sock.sendall(head)
+                equal("status", read_head(sock)[0], 408)
+                between("seconds", since(began), 0.3, 5)
+
+
+@effect("--close-timeout")
+def close_timeout_ends_sessions_that_do_not_answer(give):
+    with Server(*give("0.4")) as server:
+        client = server.session("ab12")
+        equal("status", server.ask("DELETE", PATH + "ab12").status, 200)
+        began = time.monotonic()
+        equal("close code", client.close_code(), 1000)
+        client.wait_end(5)
+        between("seconds until the end", since(began), 0.3, 5)
+
+
+@effect("--write-timeout")
+def write_timeout_ends_sessions_that_take_nothing(give):
+    with Server(*give("0.6"), "--close-timeout", "0.2") as server:
+        other = server.session("other")
+        _, pushed = clog(server, "slow")
+        closed = server.wait_event("close")[0]
+        between("seconds since the last push", since(pushed), 0.55, 8)
+        equal("reason and code", (closed["reason"], closed["code"]), ("slow", "1013"))
+        server.send("other", "not touched")
+        equal("frame of the other", other.receive(), (TEXT, b"not touched"))
+
+
+@effect("--drain")
+def drain_waits_that_long_for_sessions(give):
+    with Server(*give("0.5"), "--close-timeout", "30") as server:
+        client = server.session("ab12")
+        server.process.terminate()
+        began = time.monotonic()
+        equal("close code", client.close_code(), 1001)
+        equal("exit status", server.wait(), 0)
+        between("seconds until the exit", since(began), 0.3, 5)
+
+
+# ===== Who may, and what is said =====
+
+@effect("--origin")
+def origin_replaces_the_same_host_rule(give):
+    def status(server, origin):
+        return server.connect("ab12", headers=["Origin: " + origin]).status
+    with Server(*give("https://app.example.com"), *give("https://b.example")) as server:
+        equal("listed", status(server, "https://app.example.com"), 101)
+        equal("listed second", status(server, "https://b.example"), 101)
+        equal("other scheme", status(server, "http://app.example.com"), 403)
+        equal("same host", status(server, "http://127.0.0.1"), 403)
+    with Server(*give("*")) as server:
+        equal("any", status(server, "https://evil.example"), 101)
+    with Server() as server:
+        equal("same host by default", status(server, "https://127.0.0.1:1"), 101)
+        equal("another by default", status(server, "https://app.example.com"), 403)
+
+
+@effect("--heartbeat")
+def heartbeat_sets_the_text(give):
+    with Server(*give("are you there?"), "--heartbeat-reply") as server:
+        client = server.session("ab12")
+        client.send(TEXT, b"HEART-BEAT")
+        server.wait_event("message")
+        client.send(TEXT, b"are you there?")
+        equal("reply", client.receive(), (TEXT, b"are you there?"))
+        equal("heartbeats", server.metric("exportws_heartbeats_total"), 1)
+
+
+@test
+def heartbeat_reply_sends_it_back():
+    EFFECTS.add("--heartbeat-reply")
+    for options, want in ((("--heartbeat-reply",), b"HEART-BEAT"), ((), b"pushed")):
+        with Server(*options) as server:
+            client = server.session("ab12")
+            client.send(TEXT, b"HEART-BEAT")
+            poll("counted", lambda: server.metric("exportws_heartbeats_total") == 1)
+            server.send("ab12", "pushed")
+            equal("first frame", client.receive(), (TEXT, want))
+
+
+@effect("--log")
+def log_filters_by_level(give):
+    order = ("error", "warn", "info", "debug")
+    lines = {}
+    for level in order:
+        with Server(*give(level), "--hold", "0") as server:
+            client = server.session("abcdefgh")
+            server.connect("abcdefgh", headers=["Origin: https://evil.example"])
+            server.send("abcdefgh", "text")
+            client.send(TEXT, b"text")
+            poll("received", lambda: server.metric("exportws_messages_received_total") == 1)
+        lines[level] = [log_fields(line) for line in server.log]
+        for fields in lines[level]:
+            heard = order[:order.index(level) + 1]
+            true("%r at --log %s" % (fields, level), fields["level"] in heard)
+    equal("lines of a good day at --log error", lines["error"], [])
+    events = {fields["event"] for fields in lines["info"]}
+    true("info lacks an event: %r" % events,
+         {"start", "open", "refuse", "push", "message", "close", "stop"} <= events)
+    for level, want in (("info", "abcd…"), ("debug", "abcdefgh")):
+        tokens = {fields["token"] for fields in lines[level] if fields["event"] == "open"}
+        equal("tokens at --log " + level, tokens, {want})
+
+
+# ===== Memory, version, help =====
+
+def memory_of(*options):
+    status, out, err = attempt("--memory", *options)
+    equal("--memory", (status, err, bool(re.fullmatch(r"[1-9]\d*\n", out))), (0, "", True))
+    return int(out)
+
+
+@test
+def memory_is_what_the_server_then_says():
+    EFFECTS.add("--memory")
+    for options in ((), ("--capacity", "10"), ("--capacity=5000", "--buffer=1m", "--queue=100")):
+        told = memory_of(*options)
+        with Server(*options) as server:
+            equal("memory of the ready line", int(server.ready["memory"]), told)
+            equal("memory of /metrics", server.metric("exportws_memory_bytes"), told)
+
+
+@test
+def memory_of_a_session_is_at_most_256_bytes():
+    more = memory_of("--capacity", "20000") - memory_of("--capacity", "10000")
+    between("bytes", more / 10000, 1, 256)
+
+
+@test
+def version_is_that_of_the_ready_line():
+    EFFECTS.add("--version")
+    with Server() as server:
+        equal("--version", attempt("--version"), (0, "exportws %s\n" % server.ready["version"], ""))
+
+
+def help_entries():
+    """The part of --help that belongs to each option, on one line."""
+    status, out, err = attempt("--help")
+    equal("status and stderr of --help", (status, err), (0, ""))
+    parts = re.split(r"^ *(--[a-z-]+)", out, flags=re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in zip(parts[1::2], parts[2::2])}
+
+
+@test
+def help_lists_every_option_and_no_other():
+    EFFECTS.add("--help")
+    want = {option.name for option in OPTIONS} | LATER
+    equal("options", sorted(set(help_entries()) | LATER), sorted(want))
+
+
+@test
+def help_shows_defaults_and_units():
+    entries = help_entries()
+    for option in OPTIONS:
+        text = entries.get(option.name, "")
+        for what in (option.default, option.unit):
+            pattern = r"(?<![\w.])" + re.escape(what) + r"(?![\w.])" if what else ""
+            true("help of %s lacks %s: %s" % (option.name, what, text), re.search(pattern, text))
+
+
+@test
+def every_option_is_tested_for_its_effect():
+    equal("options without", {option.name for option in OPTIONS} - EFFECTS, set())
+
+
+# ===== Errors =====
+
+def refused(name, status, *options, limits=":"):
+    """The program ends with this status and one line on stderr, which holds `name`."""
+    got, out, err = attempt(*options, limits=limits)
+    shown = " ".join(options[options[:4] == ANYWHERE and 4:])[:80]
+    equal("status of " + shown, got, status)
+    equal("stdout of " + shown, out, "")
+    true("stderr of %s is not one line that names %s: %r" % (shown, name, err),
+         err.count("\n") == 1 and err.endswith("\n") and name in err)
+
+
+def register_garbage(option):
+    spellings = [(option.name + "=" + value,) for value in option.garbage]
+    if option.name not in FLAGS:
+        spellings += [(option.name, value) for value in option.garbage] + [(option.name,)]
+
+    def body():
+        faults = []
+        for words in spellings:
+            try:
+                refused(option.name, 2, *ANYWHERE, *words)
+            except Failure as fault:
+                faults.append(str(fault))
+        true("; ".join(faults), not faults)
+    TESTS.append((option.name.strip("-").replace("-", "_") + "_refuses_garbage", body))
+
+
+for row in OPTIONS:
+    register_garbage(row)
+
+
+@test
+def unknown_options_and_operands_are_refused():
+    for name, words in (("--nope", ("--nope",)), ("--nope", ("--nope=1",)), ("-h", ("-h",)),
+                        ("-c", ("-c", "1")), ("--capac", ("--capac", "3")),
+                        ("--capac", ("--capac=3",)), ("--Capacity", ("--Capacity", "3")),
+                        ("stray", ("stray",)), ("stray", ("--capacity", "3", "stray")),
+                        ("", ("",))):
+        refused(name, 2, *words)
+
+
+@test
+def errors_escape_what_was_typed():
+    status, out, err = attempt("--capacity=1\x1b[31m\n2")
+    equal("status and stdout", (status, out), (2, ""))
+    true("stderr %r" % err, err.count("\n") == 1 and err.rstrip("\n").isprintable())
+
+
+@test
+def address_in_use_is_one_line_and_exit_1():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = "127.0.0.1:%d" % taken.getsockname()[1]
+        refused(address, 1, "--listen", address, "--push", "127.0.0.1:0")
+        refused(address, 1, "--listen", "127.0.0.1:0", "--push", address)
+    missing = "unix:/nonexistent/folder/door"
+    refused(missing, 1, "--listen", missing, "--push", "127.0.0.1:0")
+
+
+@test
+def out_of_memory_at_start_is_one_line_and_exit_1():
+    limits = "ulimit -v 300000"
+    if attempt("--version", limits=limits)[0] != 0:
+        raise Skip("this build does not run under a memory limit")
+    refused("memory", 1, *ANYWHERE, "--buffer", "1g", limits=limits)
+
+
+@test
+def soft_descriptor_limit_is_raised():
+    if not os.path.exists("/proc/self/limits"):
+        raise Skip("no /proc to read limits from")
+    with Server("--capacity", "500", limits="ulimit -Sn 64") as server:
+        with open("/proc/%d/limits" % server.process.pid, encoding="ascii") as file:
+            soft = int(re.search(r"Max open files +(\d+)", file.read())[1])
+        between("soft limit", soft, 500 + 256 + 64, 65536)
+        equal("warnings", [line for line in server.log if "level=warn" in line], [])
+
+
+@test
+def hard_descriptor_limit_is_warned_of_with_the_figure():
+    with Server("--capacity", "500", limits="ulimit -n 64") as server:
+        server.session("ab12")
+        warnings = [line for line in server.log if "level=warn" in line]
+        equal("warnings", len(warnings), 1)
+        figures = [int(figure) for figure in re.findall(r"(?<![\w:.-])\d+", warnings[0])]
+        true("figure to set in %r" % warnings[0], any(820 <= figure <= 2000 for figure in figures))
+
+
+# ===== The log =====
+
+@test
+def every_event_is_logged():
+    with Server("--hold", "0.2", "--close-timeout", "0.2") as server:
+        client = server.session("abcdefgh")
+        equal("refused", server.connect("", path="/nothing").status, 404)
+        client.send(TEXT, b"from the client")
+        server.send("abcdefgh", "to the client")
+        server.send("absent-token", "held", want=202)
+        server.wait_event("expire")
+        client.send(CLOSE, b"\x03\xe8")
+        client.wait_end()
+        server.wait_event("close")
+    for name in ("start", "open", "refuse", "message", "push", "hold", "expire", "close", "drain",
+                 "stop"):
+        true("no event=" + name, server.events(name))
+    opened, closed, refuse = (server.events(name)[0] for name in ("open", "close", "refuse"))
+    equal("open", (opened["token"], opened["online"], opened["sessions"]), ("abcd…", "1", "1"))
+    true("peer %r" % opened["peer"], re.fullmatch(r"127\.0\.0\.1:\d+", opened["peer"]))
+    equal("close", (closed["token"], closed["reason"], closed["code"]), ("abcd…", "peer", "1000"))
+    true("refuse without 404: %r" % refuse, "404" in refuse.values())
+    ends = [log_fields(server.log[place])["event"] for place in (0, -1)]
+    equal("first and last event", ends, ["start", "stop"])
+
+
+@test
+def tokens_are_cut_and_bodies_left_out():
+    with Server("--hold", "0.2") as server:
+        client = server.session("abcd-secret-1")
+        server.send("abcd-secret-1", "https://files/link-of-the-file")
+        server.send("efgh-secret-2", "https://files/link-of-the-file", want=202)
+        server.connect("ijkl-secret-3", headers=["Origin: https://evil.example"])
+        server.ask("GET", PATH + "mnop-secret-4")
+        server.ask("PUT", PATH + "mnop-secret-4", "x")
+        server.ask("DELETE", PATH + "abcd-secret-1")
+        equal("frame", client.receive(), (TEXT, b"https://files/link-of-the-file"))
+        server.wait_event("expire")
+    log = "\n".join(server.log)
+    for text in ("secret", "link-of"):
+        true("the log shows %r" % text, text not in log)
+    true("the log lacks the cut token", "token=abcd… " in log + " ")
+
+
+@test
+def broadcast_is_one_log_line():
+    with Server() as server:
+        for number in range(20):
+            server.session("token-%d" % number)
+        before = len(server.wait_event("open", 20))
+        server.send("", "x" * 60000)
+        server.wait_event("push")
+        equal("lines", (before, len(server.events("push"))), (20, 1))
+        true("a line of the log is long", max(map(len, server.log)) < 300)
+
+
+@test
+def text_from_outside_cannot_forge_log_lines():
+    line = "x\r\ntime=2026-01-01T00:00:00Z level=error event=open token=forged\x1b[2J\x7f\" \\ "
+    encoded = "".join("%%%02X" % byte for byte in line.encode())
+    with Server("--log", "debug", "--max-token", "200") as server:
+        client = server.session(encoded)
+        server.session("caf%C3%A9%FF")
+        client.send(TEXT, line.encode())
+        client.send(2, b"\x00\xff" + line.encode())
+        server.wait_event("message", 2)
+        server.ask("POST", PATH + encoded, line)
+        server.ask("GET", "/" + encoded)
+        server.connect(encoded, path="/")
+        server.connect(encoded + "?" + encoded)
+        server.connect("ab12", headers=['Origin: http://"evil\t forged=1', "X: \x1b[2J\xff"])
+        client.send(CLOSE, b"\x03\xe8" + line.encode()[:100])
+        client.wait_end()
+    for entry in server.log:  # their shape is checked when the server ends
+        fields = log_fields(entry)
+        true("forged line %r" % entry, fields.get("token") != "forged" and "forged" not in fields)
+        true("forged time %r" % entry, not entry.startswith("time=2026-01-01T00:00:00Z"))
+
+
+if __name__ == "__main__":
+    run(TESTS, 4)

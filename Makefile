@@ -20,10 +20,9 @@ CMOCKA = `pkg-config --cflags --libs cmocka 2>/dev/null || \
 	echo -I/usr/local/include -L/usr/local/lib -lcmocka`
 
 # One binary for each section of exportws.c, which it includes; then those that drive the program.
-UNITS    =
+UNITS    = build/test_bytes build/test_digest build/test_utf8
 SYSTEMS  = build/test_java build/test_reclaim build/test_doors
 SCRIPTS  = test/options.py test/curl.sh test/websockets.py test/export.sh
-HEADERS  = test/server.h
 
 all: exportws
 
@@ -52,9 +51,12 @@ $(UNITS) $(SYSTEMS):
 
 $(UNITS): $(SOURCE) test/test.h
 $(SYSTEMS): test/server.h
+build/test_bytes: test/test_bytes.c
+build/test_digest: test/test_digest.c
 build/test_doors: test/test_doors.c
 build/test_java: test/test_java.c
 build/test_reclaim: test/test_reclaim.c
+build/test_utf8: test/test_utf8.c
 
 build/bench: test/bench.c
 	@mkdir -p build

@@ -76,7 +76,7 @@
 enum {
     HEAD_MAX = 8192,        /* a request head; more is 431 */
     BLOCK_BYTES = 256,      /* of the buffer, with the default token size */
-    GIVE_WAY_MS = 1000,     /* an incomplete head keeps a wanted input buffer no longer */
+    WAIT_RETRY_MS = 100,    /* who waits for an input buffer is looked at again */
     PUSHERS_SPARE = 4,      /* slots in which one pusher too many is told so */
     KEEP_ALIVE_MS = 60000,  /* an idle connection at the push door */
     ACCEPT_RETRY_MS = 1000, /* out of descriptors: when to look again if none of ours was freed */
@@ -940,7 +940,7 @@ struct door {
 
 struct exportws {
     exportws_options o;
-    uint64_t now_ms, next_id, drain_due_ms, accept_due_ms, memory_bytes;
+    uint64_t now_ms, next_id, drain_due_ms, accept_due_ms, wait_due_ms, memory_bytes;
     uint32_t capacity, conns_end,
         pushers_at; /* sessions [0, capacity), handshakes, pushers [pushers_at, conns_end) */
     uint32_t poll_count, sessions, online, handshakes, pushers, held;
@@ -1948,16 +1948,16 @@ static void session_end(struct exportws *w, struct conn *c, int reason, unsigned
 }
 
 /* Ends a session now: nothing that waits for it is sent but the rest of the frame it is in. A peer
- * that broke the protocol can't be understood any more, so that it is not asked for its close
- * frame. */
+ * that broke the protocol, or is in the midst of a message, won't be understood any more: it is not
+ * asked for its close frame. */
 static void session_fail(struct exportws *w, struct conn *c, int reason, unsigned code,
                          const char *why)
 {
-    if (c->state == CONN_OPEN) session_leave(w, c, reason, code);
+    int deaf = reason == EXPORTWS_BY_PROTOCOL || c->input > 0;
+    session_leave(w, c, reason, code);
     conn_drop_queue(w, c);
     c->flags |= CONN_ABRUPT;
-    session_send_close(w, c, reason == EXPORTWS_BY_PROTOCOL ? CONN_LINGER : CONN_CLOSING, code,
-                       why);
+    session_send_close(w, c, deaf ? CONN_LINGER : CONN_CLOSING, code, why);
 }
 
 /* Makes a session of a client whose handshake is accepted: it takes a slot (there must be one) and
@@ -3200,7 +3200,7 @@ static void conn_ended(struct exportws *w, struct conn *c, ptrdiff_t how)
 static void conn_wait(struct exportws *w, struct conn *c)
 {
     c->flags |= CONN_WAITING;
-    w->waiting++;
+    if (w->waiting++ == 0) w->wait_due_ms = w->now_ms + WAIT_RETRY_MS;
     poll_want(w, c);
 }
 
@@ -3534,33 +3534,29 @@ static void conn_timeout(struct exportws *w, struct conn *c)
     }
 }
 
-/* The connection that has kept an input buffer too long while others wait for one loses it: an
- * incomplete request after a second, an incomplete message after handshake_timeout. */
+/* A session that has kept an input buffer for handshake_timeout, while others wait for one, loses
+ * it. A request's own deadline sees to that for handshakes and pushers. */
 static void inputs_give_way(struct exportws *w)
 {
     for (uint32_t i = 0; i < w->input_count; i++) {
         struct input *in = &w->inputs[i];
-        struct conn *c = &w->conns[in->owner == NONE ? 0 : in->owner];
-        uint64_t age_ms = w->now_ms - in->since_ms;
-        if (in->owner == NONE || c->state == CONN_DEAD) continue;
-        if (!conn_is_session(w, c)) {
-            if (age_ms >= smaller(GIVE_WAY_MS, w->o.handshake_timeout_ms)) request_timeout(w, c);
-        } else if (age_ms >= w->o.handshake_timeout_ms) {
-            if (c->state == CONN_OPEN)
-                session_fail(w, c, EXPORTWS_BY_TIMEOUT, 1008, "message not complete in time");
-            else conn_doom(w, c);
-            if (c->state != CONN_DEAD) c->state = CONN_LINGER;
-            input_release(w, c);
-        }
+        if (in->owner >= w->capacity || w->now_ms - in->since_ms < w->o.handshake_timeout_ms) continue;
+        struct conn *c = &w->conns[in->owner];
+        input_release(w, c);
+        if (c->state == CONN_OPEN)
+            session_fail(w, c, EXPORTWS_BY_TIMEOUT, 1008, "message not complete in time");
+        conn_doom(w, c);
     }
 }
 
-/* Input buffers were freed: those that wait for one are read again. */
+/* Those that wait for an input buffer are looked at again: one was freed, or what they have in the
+ * kernel may be whole by now and need none. */
 static void inputs_wake(struct exportws *w)
 {
     w->inputs_freed = 0;
     for (uint32_t at = 0; at < w->poll_count && w->waiting > 0; at++) {
-        struct conn *c = &w->conns[w->owners[at] < w->conns_end ? w->owners[at] : 0];
+        if (w->owners[at] >= w->conns_end) continue;
+        struct conn *c = &w->conns[w->owners[at]];
         if (!(c->flags & CONN_WAITING)) continue;
         c->flags &= (uint8_t)~CONN_WAITING;
         w->waiting--;
@@ -3580,7 +3576,7 @@ static int loop_timers(struct exportws *w)
         }
     }
     if (w->waiting > 0) inputs_give_way(w);
-    if (w->waiting > 0 && w->inputs_freed) inputs_wake(w);
+    if (w->waiting > 0 && (w->inputs_freed || w->wait_due_ms <= w->now_ms)) inputs_wake(w);
     if (w->accept_paused && w->accept_due_ms <= w->now_ms) door_wait(w, POLLIN);
     return events;
 }
@@ -3597,7 +3593,7 @@ static int loop_timeout(const struct exportws *w, int timeout_ms)
         due = message_at(w, w->aging.first)->due_ms;
     if (w->accept_paused && w->accept_due_ms < due) due = w->accept_due_ms;
     if (w->stopping && w->drain_due_ms < due) due = w->drain_due_ms;
-    if (w->waiting > 0 && w->now_ms + GIVE_WAY_MS / 10 < due) due = w->now_ms + GIVE_WAY_MS / 10;
+    if (w->waiting > 0 && w->wait_due_ms < due) due = w->wait_due_ms;
     if (due == UINT64_MAX) return timeout_ms;
     uint64_t now = clock_ms(CLOCK_MONOTONIC);
     wait = due > now ? due - now : 0;

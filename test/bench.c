@@ -87,7 +87,7 @@
 enum {
     MAX_FDS = 32768,
     MAX_RUNS = 45,
-    TURNS = 3,                          /* a run of what takes turns is this many short ones */
+    TURNS = 3,                          /* a run of what takes turns is this many (quick: 1) */
     MAX_EVENTS = 1024,
     PUSHERS = 4,
     IN_FLIGHT = 16,                     /* pipelined on each of them */
@@ -606,7 +606,7 @@ struct job {
     size_t rounds, bytes;
     int gap_ms, attentive, beats, pushes, polite;
     unsigned opcode;
-    double seconds;
+    double seconds;                     /* where it has rounds: no more of them after that */
 };
 
 struct sample {
@@ -640,6 +640,14 @@ struct load {
     unsigned char in[IO_BYTES], out[IO_BYTES], want[IO_BYTES];
     char why[120];
 };
+
+/* A slow server gets fewer rounds, not an endless bench: 1 while there is to be another one. */
+static int job_goes_on(const struct job *j, size_t round, uint64_t start)
+{
+    enum { AT_LEAST = 10 };
+    return round < j->rounds &&
+           (round < AT_LEAST || (double)(now_ns() - start) * 1e-9 < j->seconds);
+}
 
 static int load_fail(struct load *l, const char *format, ...)
 {
@@ -830,11 +838,11 @@ static int job_broadcast(struct load *l, const struct job *j, struct sample *s)
         return -1;
     l->laps = 0;
     s->cpu_ns = process_cpu_ns(l->pid);
-    for (size_t i = 0; i < j->rounds; i++)
+    for (uint64_t start = now_ns(); job_goes_on(j, l->laps, start); )
         if (broadcast_once(l, j->bytes, size, want, j->attentive) != 0)
             return -1;
     s->cpu_ns = process_cpu_ns(l->pid) - s->cpu_ns;
-    s->count = j->rounds * l->sessions;
+    s->count = l->laps * l->sessions;
     return 0;
 }
 
@@ -858,18 +866,18 @@ static int job_push(struct load *l, const struct job *j, struct sample *s)
 {
     size_t want, size = push_prepare(l, "s00000", j->bytes, &want);
     load_plan(l, TALK_SWALLOW, 0);
-    for (size_t i = 0; i < (j->gap_ms ? 2 : 300); i++)          /* not counted: waking up */
+    for (size_t i = 0; i < (j->gap_ms ? 2 : 50); i++)           /* not counted: waking up */
         if (push_once(l, j->bytes, size, want, 0) != 0)
             return -1;
     s->cpu_ns = process_cpu_ns(l->pid);
-    for (size_t i = 0; i < j->rounds; i++) {
+    for (uint64_t start = now_ns(); job_goes_on(j, l->laps, start); ) {
         if (j->gap_ms > 0)
             sleep_ms(j->gap_ms);
         if (push_once(l, j->bytes, size, want, 1) != 0)
             return -1;
     }
     s->cpu_ns = process_cpu_ns(l->pid) - s->cpu_ns;
-    s->count = j->rounds;
+    s->count = l->laps;
     return 0;
 }
 
@@ -1093,25 +1101,32 @@ static int job_first(struct load *l, const struct job *j, struct sample *s)
     return 0;
 }
 
+/* One ping on the next of the busy sessions. */
+static int serial_once(struct load *l, size_t busy)
+{
+    size_t i = l->number % busy, want, size = ping_prepare(l, 9, 8, &want);
+    uint64_t start = now_ns();
+    if (socket_send(l->session[i], l->out, size) != 0 ||
+        socket_receive(l->session[i], l->in, want) != 0)
+        return load_fail(l, "busy: session %zu is not answered", i);
+    load_lap(l, now_ns() - start);
+    return memcmp(l->in, l->want, want) == 0 ? 0 : load_fail(l, "busy: %zu: not its pong", i);
+}
+
 static int job_serial(struct load *l, const struct job *j, struct sample *s)
 {
-    size_t want, size, busy = l->sessions < BUSY ? l->sessions : BUSY;
+    size_t busy = l->sessions < BUSY ? l->sessions : BUSY;
     load_plan(l, TALK_ECHO, busy);
-    for (size_t k = 0; k < j->rounds + 10 * busy; k++) {
-        int fd = l->session[k % busy];
-        if (k == 10 * busy)
-            s->cpu_ns = process_cpu_ns(l->pid);
-        size = ping_prepare(l, 9, 8, &want);
-        uint64_t start = now_ns();
-        if (socket_send(fd, l->out, size) != 0 || socket_receive(fd, l->in, want) != 0)
-            return load_fail(l, "busy: session %zu is not answered", k % busy);
-        if (k >= 10 * busy)
-            load_lap(l, now_ns() - start);
-        if (memcmp(l->in, l->want, want) != 0)
-            return load_fail(l, "busy: session %zu: not its pong", k % busy);
-    }
+    while (l->laps < 2 * busy)
+        if (serial_once(l, busy) != 0)
+            return -1;
+    l->laps = 0;
+    s->cpu_ns = process_cpu_ns(l->pid);
+    for (uint64_t start = now_ns(); job_goes_on(j, l->laps, start); )
+        if (serial_once(l, busy) != 0)
+            return -1;
     s->cpu_ns = process_cpu_ns(l->pid) - s->cpu_ns;
-    s->count = j->rounds;
+    s->count = l->laps;
     return 0;
 }
 
@@ -1128,13 +1143,14 @@ static int echo_start(struct load *l, size_t i, size_t size)
 static int echo_run(struct load *l, const struct job *j, size_t busy, size_t size, size_t want)
 {
     size_t tags[MAX_EVENTS], sent = 0, done = 0;
+    uint64_t start = now_ns();
     for (; sent < busy; sent++)
         if (echo_start(l, sent, size) != 0)
             return -1;
-    while (done < j->rounds) {
+    while (done < sent) {
         size_t n = watch_wait(&l->watch, tags, busy, PATIENCE_MS);
         if (n == 0)
-            return load_fail(l, "echo: %zu of %zu came back", done, j->rounds);
+            return load_fail(l, "echo: %zu of %zu came back", done, sent);
         for (size_t k = 0; k < n; k++) {
             int r = load_take(l, tags[k], want);
             if (r < 0)
@@ -1143,7 +1159,9 @@ static int echo_run(struct load *l, const struct job *j, size_t busy, size_t siz
                 continue;
             load_lap(l, now_ns() - l->since[tags[k]]);
             done++;
-            if (sent < j->rounds && echo_start(l, tags[k], size) != 0)
+            if (!job_goes_on(j, sent, start))
+                continue;
+            if (echo_start(l, tags[k], size) != 0)
                 return -1;
             sent++;
         }
@@ -1158,7 +1176,7 @@ static int job_echo(struct load *l, const struct job *j, struct sample *s)
     load_plan(l, TALK_ECHO, busy);
     load_watch(l, busy);
     size = ping_prepare(l, j->opcode, j->bytes, &want);
-    warm.rounds = 3 * busy;
+    warm.rounds = 2 * busy;
     if (echo_run(l, &warm, busy, size, want) != 0)
         return -1;
     l->laps = 0;
@@ -1166,7 +1184,7 @@ static int job_echo(struct load *l, const struct job *j, struct sample *s)
     if (echo_run(l, j, busy, size, want) != 0)
         return -1;
     s->cpu_ns = process_cpu_ns(l->pid) - s->cpu_ns;
-    s->count = j->rounds;
+    s->count = l->laps;
     return 0;
 }
 
@@ -1189,22 +1207,22 @@ static int job_cycle(struct load *l, const struct job *j, struct sample *s)
     load_plan(l, j->polite ? TALK_CLOSE : TALK_SWALLOW, 0);
     l->plan->live = 0;
     s->cpu_ns = process_cpu_ns(l->pid);
-    for (size_t i = 0; i < j->rounds; i++) {
-        uint64_t start = now_ns();
+    for (uint64_t start = now_ns(); job_goes_on(j, l->laps, start); ) {
+        uint64_t begin = now_ns();
         int fd = socket_dial(l->clients_port);
         if (fd < 0)
-            return load_fail(l, "cycle %zu: %s", i, strerror(errno));
-        int r = load_upgrade(l, fd, 90000 + i % 1000);
+            return load_fail(l, "cycle %zu: %s", l->laps, strerror(errno));
+        int r = load_upgrade(l, fd, 90000 + l->laps % 1000);
         if (r == 0 && j->polite)
             r = cycle_goodbye(l, fd);
         close(fd);
         if (r != 0)
             return -1;
-        load_lap(l, now_ns() - start);
+        load_lap(l, now_ns() - begin);
     }
     sleep_ms(5);                                        /* the last ones' ends */
     s->cpu_ns = process_cpu_ns(l->pid) - s->cpu_ns;
-    s->count = j->rounds;
+    s->count = l->laps;
     return 0;
 }
 
@@ -1556,12 +1574,15 @@ static void pair_run_together(struct pair *p, const struct job *j, size_t runs, 
     }
 }
 
-/* RUNS times the job, one after the other. The shorter the turns, the more alike is the machine
+/* All the runs of the job, one after the other. The shorter the turns, the more alike is the machine
  * for both: so each run is several. */
-static void pair_run(struct pair *p, const struct job *j, size_t runs, struct runs *r)
+static void pair_run(const struct bench *b, struct pair *p, const struct job *j, struct runs *r)
 {
+    struct job timed = *j;
     memset(r, 0, sizeof *r);
-    for (; r->n < runs * TURNS && !r->failed; r->n++) {
+    timed.seconds = b->quick ? 0.2 : 0.6;
+    j = &timed;
+    for (; r->n < b->runs * (b->quick ? 1 : TURNS) && !r->failed; r->n++) {
         r->failed |= site_run(&p->ours, j, &r->ours[r->n]) != 0;
         r->failed |= !r->failed && site_run(&p->bare, j, &r->bare[r->n]) != 0;
     }
@@ -1569,7 +1590,7 @@ static void pair_run(struct pair *p, const struct job *j, size_t runs, struct ru
 
 /* ===== The table ===== */
 
-enum of { NO_BAR, RATIO, VALUE };
+enum of { NO_BAR, RATIO, VALUE, EXCESS };               /* EXCESS: over the twin's figure */
 
 struct bar {
     enum of of;
@@ -1622,10 +1643,11 @@ static const char *number(double v, char text[32])
 }
 
 /* The word for a row and, in AT, what it had to be. Remembers what was over. */
-static const char *verdict(struct bench *b, double value, double ratio, const struct bar *bar,
-                           char at[32])
+static const char *verdict(struct bench *b, double value, double ratio, double excess,
+                           const struct bar *bar, char at[32])
 {
-    double limit = b->first_bars ? bar->first : bar->final, v = bar->of == RATIO ? ratio : value;
+    double limit = b->first_bars ? bar->first : bar->final;
+    double v = bar->of == RATIO ? ratio : bar->of == EXCESS ? excess : value;
     char digits[32];
     at[0] = '\0';
     if (b->self_check) {
@@ -1637,7 +1659,8 @@ static const char *verdict(struct bench *b, double value, double ratio, const st
     }
     if (bar->of == NO_BAR || (b->first_bars && limit <= 0) || is_none(v))
         return "";
-    snprintf(at, 32, bar->of == RATIO ? "<= %s x" : "<= %s", number(limit, digits));
+    snprintf(at, 32, bar->of == RATIO ? "<= %s x" : bar->of == EXCESS ? "<= +%s" : "<= %s",
+             number(limit, digits));
     b->over |= v > limit;
     return v > limit ? "OVER" : "ok";
 }
@@ -1645,7 +1668,7 @@ static const char *verdict(struct bench *b, double value, double ratio, const st
 static void table_row(struct bench *b, const char *what, const char *unit, const double *ours,
                       const double *bare, size_t n, struct bar bar)
 {
-    double ratios[MAX_RUNS], ratio = NAN;
+    double ratios[MAX_RUNS], excesses[MAX_RUNS], ratio = NAN;
     char a[32], c[32], d[32], at[32];
     table_head(b);
     if (b->csv) {
@@ -1653,13 +1676,15 @@ static void table_row(struct bench *b, const char *what, const char *unit, const
             printf("%s,%s,%zu,%.6g,%.6g\n", what, unit, i, ours[i], bare ? bare[i] : NAN);
     }
     if (bare != NULL && n > 0) {
-        for (size_t i = 0; i < n; i++)
+        for (size_t i = 0; i < n; i++) {
             ratios[i] = ours[i] / bare[i];
+            excesses[i] = ours[i] - bare[i];
+        }
         ratio = median(ratios, n);
     }
     if (!(ratio - ratio <= 0))                          /* by 0 */
         ratio = NAN;
-    const char *word = verdict(b, median(ours, n), ratio, &bar, at);
+    const char *word = verdict(b, median(ours, n), ratio, bare ? median(excesses, n) : NAN, &bar, at);
     snprintf(d, sizeof d, "%.2f", ratio);
     if (!b->csv)
         printf("%-54s %-7s %9s %9s %7s %9s  %s\n", what, unit, number(median(ours, n), a),
@@ -1741,7 +1766,7 @@ static void rows_broadcast_of(struct bench *b, struct pair *p, size_t bytes, siz
     snprintf(name, sizeof name, "broadcast of %zu bytes to %zu: CPU a delivery", bytes, sessions);
     for (j.attentive = 0; j.attentive < 2; j.attentive++) {
         j.rounds = (b->quick ? 10000 : j.attentive ? 10000 : 30000) / sessions;
-        pair_run(p, &j, b->runs, &r);
+        pair_run(b, p, &j, &r);
         if (r.failed)
             table_failed(b, name, pair_why(p));
         else if (!j.attentive)
@@ -1818,7 +1843,7 @@ static void rows_push_at(struct bench *b, size_t sessions, struct growth *g)
     j.kind = JOB_PUSH;
     j.bytes = 64;
     j.rounds = b->quick ? 1000 : 4000;
-    pair_run(&p, &j, b->runs, &r);
+    pair_run(b, &p, &j, &r);
     if (r.failed) {
         table_failed(b, name, pair_why(&p));
     } else {
@@ -1892,7 +1917,7 @@ static void rows_pipeline(struct bench *b)
     j.kind = JOB_PIPELINE;
     j.bytes = 64;
     j.rounds = b->quick ? 1000 : 4000;
-    pair_run(&p, &j, b->runs, &r);
+    pair_run(b, &p, &j, &r);
     if (r.failed)
         table_failed(b, name, pair_why(&p));
     else
@@ -1978,7 +2003,7 @@ static void rows_first_at(struct bench *b, size_t sessions, double bar_ms)
         j.gap_ms = b->quick ? 100 : 300;
         j.rounds = pushes ? 2 : 6;
         if (pushes)
-            pair_run(&p, &j, b->runs, &r);
+            pair_run(b, &p, &j, &r);
         else
             pair_run_together(&p, &j, b->runs, &r);
         snprintf(name, sizeof name, "first message of %zu, %s: worst", sessions,
@@ -1999,21 +2024,21 @@ static void rows_first(struct bench *b)
     rows_first_at(b, 10000, 300);
 }
 
-/* Nobody busy waits for more than 1 ms because of the idle: judged by one in a thousand, since the
- * machine has pauses of its own, which the twin's figures and the worst of both show. */
+/* Nobody busy waits for more than 1 ms because of the idle: judged by one in a thousand, and by what
+ * it is more than the twin's, since the machine has pauses of its own. The worst of both is shown. */
 static void rows_busy_at(struct bench *b, size_t sessions)
 {
     static struct pair p;
     static struct runs r;
     char name[100];
     struct job j = {0};
-    struct bar stall = {VALUE, 1000, 0}, cpu = {RATIO, 1.25, 0};
+    struct bar stall = {EXCESS, 1000, 0}, cpu = {RATIO, 1.25, 0};
     snprintf(name, sizeof name, "100 busy of %zu: ping to pong, p99.9", sessions);
     if (row_open(b, &p, SERVER, name, sessions, 0) != 0)
         return;
     j.kind = JOB_SERIAL;
     j.rounds = b->quick ? 3000 : 8000;
-    pair_run(&p, &j, b->runs, &r);
+    pair_run(b, &p, &j, &r);
     if (r.failed) {
         table_failed(b, name, pair_why(&p));
     } else {
@@ -2023,7 +2048,7 @@ static void rows_busy_at(struct bench *b, size_t sessions)
         j.kind = JOB_ECHO;
         j.opcode = 9;
         j.bytes = 64;
-        pair_run(&p, &j, b->runs, &r);
+        pair_run(b, &p, &j, &r);
         snprintf(name, sizeof name, "ping of 64 bytes, 100 at once of %zu: CPU a pong",
                  sessions);
         if (r.failed)
@@ -2104,7 +2129,7 @@ static void rows_cycle(struct bench *b)
         j.kind = JOB_CYCLE;
         j.polite = polite;
         j.rounds = b->quick ? 400 : 1500;
-        pair_run(&p, &j, b->runs, &r);
+        pair_run(b, &p, &j, &r);
         if (r.failed) {
             table_failed(b, name, pair_why(&p));
             break;
@@ -2123,6 +2148,7 @@ static void rows_soak(struct bench *b)
     size_t batches = b->quick ? 5 : 100;
     int r = site_open(b, &s, b->self_check ? TWIN : SERVER, 10, 100, 0);
     j.kind = JOB_CYCLE;
+    j.seconds = 60;
     j.rounds = 1000;
     r = r == 0 ? site_run(&s, &j, &sample) : r;
     double before = process_resident(s.pid);
@@ -2160,7 +2186,7 @@ static void rows_echo(struct bench *b)
                  sessions[i / 2]);
         if (row_open(b, &p, ECHO, name, sessions[i / 2], 0) != 0)
             continue;
-        pair_run(&p, &j, b->runs, &r);
+        pair_run(b, &p, &j, &r);
         if (r.failed) {
             table_failed(b, name, pair_why(&p));
         } else {
@@ -2365,7 +2391,6 @@ static int bench_option(struct bench *b, const char *name, const char *value)
 {
     if (strcmp(name, "--quick") == 0) {
         b->quick = 1;
-        b->runs = 3;
         return 1;
     }
     if (strcmp(name, "--self-check") == 0) {
@@ -2404,7 +2429,7 @@ static void bench_say(const struct bench *b)
     else
         printf("server and load share core %d; ", b->load_core);
     printf("medians of %zu runs,\nof %d short ones each where server and twin take turns; "
-           "ratio: the median of theirs\n", b->runs, TURNS);
+           "ratio: the median of theirs\n", b->runs, b->quick ? 1 : TURNS);
 }
 
 int main(int argc, char **argv)

@@ -81,6 +81,7 @@ enum {
     KEEP_ALIVE_MS = 60000,  /* an idle connection at the push door */
     ACCEPT_RETRY_MS = 1000, /* out of descriptors: when to look again if none of ours was freed */
     LINE_MAX_BYTES = 400,   /* a log line */
+    DOOR_PATH_MAX = 108,
     RESPONSE_MAX = 640      /* a response without its page */
 };
 
@@ -111,6 +112,16 @@ static void store_be(uint8_t *p, size_t n, uint64_t value)
         p[--n] = (uint8_t)(value & 0xff);
         value >>= 8;
     }
+}
+
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+static size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
 }
 
 static uint8_t ascii_lower(uint8_t c)
@@ -935,7 +946,7 @@ struct ring {
 struct door {
     int fd;
     uint32_t at;
-    char path[108]; /* of a Unix socket, to be removed at the end */
+    char path[DOOR_PATH_MAX]; /* of a Unix socket, to be removed at the end */
 };
 
 struct exportws {
@@ -1185,6 +1196,46 @@ static uint64_t option_number(const exportws_options *o, const struct option *ro
     return row->kind == OPTION_SECONDS ? ms : size;
 }
 
+/* Reads HOST:PORT, [V6]:PORT or :PORT. Returns the size of *to, or 0 when it is none. */
+static socklen_t address_parse(const char *text, struct sockaddr_storage *to)
+{
+    const char *colon = strrchr(text, ':');
+    char host[INET6_ADDRSTRLEN] = "";
+    struct sockaddr_in v4 = {0};
+    struct sockaddr_in6 v6 = {0};
+    uint64_t port;
+    if (!colon || decimal_parse((const uint8_t *)colon + 1, strlen(colon + 1), &port) < 0 ||
+        port > 65535)
+        return 0;
+    size_t n = (size_t)(colon - text),
+           v6_size = n >= 2 && text[0] == '[' && text[n - 1] == ']' ? n - 2 : 0;
+    if ((v6_size > 0 ? v6_size : n) >= sizeof host) return 0;
+    memcpy(host, text + (v6_size > 0), v6_size > 0 ? v6_size : n);
+    if (n == 0 || v6_size > 0) {
+        v6.sin6_family = AF_INET6;
+        v6.sin6_port = htons((uint16_t)port);
+        if (n > 0 && inet_pton(AF_INET6, host, &v6.sin6_addr) != 1) return 0;
+        memcpy(to, &v6, sizeof v6);
+        return sizeof v6;
+    }
+    v4.sin_family = AF_INET;
+    v4.sin_port = htons((uint16_t)port);
+    if (inet_pton(AF_INET, strcmp(host, "localhost") == 0 ? "127.0.0.1" : host, &v4.sin_addr) != 1)
+        return 0;
+    memcpy(to, &v4, sizeof v4);
+    return sizeof v4;
+}
+
+/* Whether a door can be opened there: NULL keeps it shut. */
+static int address_valid(const char *text)
+{
+    struct sockaddr_storage to;
+    struct sockaddr_un name;
+    if (!text) return 1;
+    if (strncmp(text, "unix:", 5) != 0) return address_parse(text, &to) > 0;
+    return text[5] != '\0' && strlen(text + 5) < smaller(sizeof name.sun_path, DOOR_PATH_MAX);
+}
+
 /* The name of the option that is out of range, or NULL. */
 static const char *options_wrong(const exportws_options *o)
 {
@@ -1196,6 +1247,8 @@ static const char *options_wrong(const exportws_options *o)
         uint64_t value = option_number(o, row);
         if (value < row->least || value > row->most) return row->name;
     }
+    if (!address_valid(o->listen)) return "listen";
+    if (!address_valid(o->push)) return "push";
     if (n < 1 || n > 1024 || o->path[0] != '/' || o->path[n - 1] != '/') return "path";
     for (size_t i = 0; i < n; i++)
         if (o->path[i] <= ' ' || o->path[i] > '~' || strchr("?#%", o->path[i])) return "path";
@@ -1235,16 +1288,6 @@ static uint32_t power_of_two(size_t least)
     uint32_t n = 1;
     while (n < least && n < 1U << 30) n *= 2;
     return n;
-}
-
-static size_t larger(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
-
-static size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
 }
 
 /* The input buffers: w->inputs and the scratch behind them, each with its bytes. */
@@ -3660,36 +3703,6 @@ static int fail(struct text *why, const char *what, const char *name, const char
     return -1;
 }
 
-/* Reads HOST:PORT, [V6]:PORT or :PORT. Returns the size of *to, or 0 when it is none. */
-static socklen_t address_parse(const char *text, struct sockaddr_storage *to)
-{
-    const char *colon = strrchr(text, ':');
-    char host[INET6_ADDRSTRLEN] = "";
-    struct sockaddr_in v4 = {0};
-    struct sockaddr_in6 v6 = {0};
-    uint64_t port;
-    if (!colon || decimal_parse((const uint8_t *)colon + 1, strlen(colon + 1), &port) < 0 ||
-        port > 65535)
-        return 0;
-    size_t n = (size_t)(colon - text),
-           v6_size = n >= 2 && text[0] == '[' && text[n - 1] == ']' ? n - 2 : 0;
-    if ((v6_size > 0 ? v6_size : n) >= sizeof host) return 0;
-    memcpy(host, text + (v6_size > 0), v6_size > 0 ? v6_size : n);
-    if (n == 0 || v6_size > 0) {
-        v6.sin6_family = AF_INET6;
-        v6.sin6_port = htons((uint16_t)port);
-        if (n > 0 && inet_pton(AF_INET6, host, &v6.sin6_addr) != 1) return 0;
-        memcpy(to, &v6, sizeof v6);
-        return sizeof v6;
-    }
-    v4.sin_family = AF_INET;
-    v4.sin_port = htons((uint16_t)port);
-    if (inet_pton(AF_INET, strcmp(host, "localhost") == 0 ? "127.0.0.1" : host, &v4.sin_addr) != 1)
-        return 0;
-    memcpy(to, &v4, sizeof v4);
-    return sizeof v4;
-}
-
 /* Removes a Unix socket that nobody listens at any more. */
 static void unix_clear(const struct sockaddr_un *to)
 {
@@ -3724,8 +3737,6 @@ static int door_open_unix(struct door *d, const char *path)
 {
     struct sockaddr_un to = {0};
     size_t n = strlen(path);
-    errno = n == 0 ? EINVAL : ENAMETOOLONG;
-    if (n == 0 || n >= sizeof to.sun_path || n >= sizeof d->path) return -1;
     to.sun_family = AF_UNIX;
     memcpy(to.sun_path, path, n + 1);
     unix_clear(&to);
@@ -3740,6 +3751,7 @@ static int door_open(struct exportws *w, unsigned which, const char *address, st
     struct door *d = &w->doors[which];
     union {
         struct sockaddr any;
+        struct sockaddr_in6 v6;
         struct sockaddr_storage storage;
     } to;
     if (!address) return 0;
@@ -3749,13 +3761,12 @@ static int door_open(struct exportws *w, unsigned which, const char *address, st
     } else {
         socklen_t size = address_parse(address, &to.storage);
         int all = address[0] == ':';
-        if (size == 0) return fail(why, "not an address to listen on: ", address, NULL);
         if (door_listen(d, &to.any, size, all) < 0 && all &&
             (errno == EAFNOSUPPORT || errno == EADDRNOTAVAIL)) {
-            char v4[INET_ADDRSTRLEN + 8] = "0.0.0.0"; /* no IPv6 here */
-            memcpy(v4 + 7, address, smaller(strlen(address) + 1, sizeof v4 - 8));
-            size = address_parse(v4, &to.storage);
-            door_listen(d, &to.any, size, 0);
+            struct sockaddr_in v4 = {0}; /* no IPv6 here */
+            v4.sin_family = AF_INET;
+            v4.sin_port = to.v6.sin6_port;
+            door_listen(d, (const struct sockaddr *)&v4, sizeof v4, 0);
         }
         if (d->fd < 0) return fail(why, "cannot listen on ", address, strerror(errno));
     }
@@ -4468,6 +4479,16 @@ static int program_run(struct program *p)
     return 0;
 }
 
+/* What an option that is a text has been set to, or NULL. */
+static const char *program_value(const struct program *p, const char *name)
+{
+    const char *value = NULL;
+    for (unsigned i = 0; i < OPTIONS; i++)
+        if (strcmp(options[i].name, name) == 0 && options[i].kind == OPTION_TEXT)
+            memcpy(&value, (const char *)&p->o + options[i].at, sizeof value);
+    return value;
+}
+
 int main(int argc, char **argv)
 {
     static struct program program;
@@ -4478,7 +4499,7 @@ int main(int argc, char **argv)
     if (status != 0) return status < 0 ? 0 : status;
     const char *wrong = options_wrong(&program.o);
     size_t bytes = exportws_memory(&program.o);
-    if (wrong) return program_bad(wrong, NULL, "is out of range");
+    if (wrong) return program_bad(wrong, program_value(&program, wrong), "is not a proper value");
     if (bytes == 0)
         return program_bad("buffer", NULL, "and the rest are more than this machine can address");
     if (!program.print_memory) return program_run(&program);

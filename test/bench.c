@@ -644,7 +644,7 @@ struct load {
 /* A slow server gets fewer rounds, not an endless bench: 1 while there is to be another one. */
 static int job_goes_on(const struct job *j, size_t round, uint64_t start)
 {
-    enum { AT_LEAST = 10 };
+    enum { AT_LEAST = 3 };
     return round < j->rounds &&
            (round < AT_LEAST || (double)(now_ns() - start) * 1e-9 < j->seconds);
 }
@@ -1574,8 +1574,8 @@ static void pair_run_together(struct pair *p, const struct job *j, size_t runs, 
     }
 }
 
-/* All the runs of the job, one after the other. The shorter the turns, the more alike is the machine
- * for both: so each run is several. */
+/* All the runs of the job, one after the other. The shorter the turns, the more alike is the
+ * machine for both: so each run is several. */
 static void pair_run(const struct bench *b, struct pair *p, const struct job *j, struct runs *r)
 {
     struct job timed = *j;
@@ -1684,7 +1684,8 @@ static void table_row(struct bench *b, const char *what, const char *unit, const
     }
     if (!(ratio - ratio <= 0))                          /* by 0 */
         ratio = NAN;
-    const char *word = verdict(b, median(ours, n), ratio, bare ? median(excesses, n) : NAN, &bar, at);
+    double excess = bare ? median(excesses, n) : NAN;
+    const char *word = verdict(b, median(ours, n), ratio, excess, &bar, at);
     snprintf(d, sizeof d, "%.2f", ratio);
     if (!b->csv)
         printf("%-54s %-7s %9s %9s %7s %9s  %s\n", what, unit, number(median(ours, n), a),
@@ -1937,9 +1938,9 @@ static void rows_idle_at(struct bench *b, size_t sessions, double percent)
         return;
     j.kind = JOB_IDLE;
     j.beats = 1;
-    j.seconds = b->quick ? 2 : BEAT_EVERY_S + 2;
+    j.seconds = b->quick ? 1 : BEAT_EVERY_S + 2;
     pair_run_together(&p, &j, 1, &r);                   /* until pings come as they do for ever */
-    j.seconds = b->quick ? 2 : 4;
+    j.seconds = b->quick ? 1 : 4;
     if (!r.failed)
         pair_run_together(&p, &j, b->runs, &r);
     if (r.failed) {
@@ -1963,9 +1964,9 @@ static void rows_silent_at(struct bench *b, size_t sessions)
     if (row_open(b, &p, SERVER, name, sessions, 0) != 0)
         return;
     j.kind = JOB_IDLE;
-    j.seconds = 2;
-    pair_run_together(&p, &j, 1, &r);
     j.seconds = b->quick ? 1 : 2;
+    pair_run_together(&p, &j, 1, &r);
+    j.seconds = b->quick ? 0.5 : 2;
     if (!r.failed)
         pair_run_together(&p, &j, b->runs, &r);
     if (r.failed) {
@@ -2001,7 +2002,7 @@ static void rows_first_at(struct bench *b, size_t sessions, double bar_ms)
         j.kind = JOB_FIRST;
         j.pushes = pushes;
         j.gap_ms = b->quick ? 100 : 300;
-        j.rounds = pushes ? 2 : 6;
+        j.rounds = pushes ? 2 : b->quick ? 3 : 6;
         if (pushes)
             pair_run(b, &p, &j, &r);
         else
@@ -2024,8 +2025,8 @@ static void rows_first(struct bench *b)
     rows_first_at(b, 10000, 300);
 }
 
-/* Nobody busy waits for more than 1 ms because of the idle: judged by one in a thousand, and by what
- * it is more than the twin's, since the machine has pauses of its own. The worst of both is shown. */
+/* Nobody busy waits for more than 1 ms because of the idle: judged by one in a thousand, and by
+ * what that is more than the twin's, since the machine has pauses of its own; see both worst. */
 static void rows_busy_at(struct bench *b, size_t sessions)
 {
     static struct pair p;
@@ -2106,7 +2107,9 @@ static void rows_memory(struct bench *b)
     table_row(b, "  grown by, a session", "bytes", &v, &bare, 1, no_bar);
     refill.kind = JOB_REFILL;
     refill.rounds = n;
-    if (site_run(&p.ours, &refill, &sample) != 0) {
+    int r = site_run(&p.ours, &refill, &sample);        /* the first time, code gets resident */
+    full = process_resident(p.ours.pid);
+    if (r != 0 || site_run(&p.ours, &refill, &sample) != 0) {
         table_failed(b, "  all leave, all slots filled again", pair_why(&p));
     } else {
         v = process_resident(p.ours.pid) - full;

@@ -373,13 +373,13 @@ def handshake_timeout_ends_slow_heads(give):
 
 @effect("--close-timeout")
 def close_timeout_ends_sessions_that_do_not_answer(give):
-    with Server(*give("0.4")) as server:
+    with Server(*give("2.6")) as server:  # the default would be over by then
         client = server.session("ab12")
-        equal("status", server.ask("DELETE", PATH + "ab12").status, 200)
         began = time.monotonic()
+        equal("status", server.ask("DELETE", PATH + "ab12").status, 200)
         equal("close code", client.close_code(), 1000)
-        client.wait_end(5)
-        between("seconds until the end", since(began), 0.3, 5)
+        client.wait_end()
+        between("seconds until the end", since(began), 2.5, 8)
 
 
 @effect("--write-timeout")
@@ -524,6 +524,28 @@ def help_shows_defaults_and_units():
         for what in (option.default, option.unit):
             pattern = r"(?<![\w.])" + re.escape(what) + r"(?![\w.])" if what else ""
             true("help of %s lacks %s: %s" % (option.name, what, text), re.search(pattern, text))
+
+
+@test
+def bounds_without_options_are_those_of_help():
+    with Server() as server:
+        equal("capacity", server.ready["capacity"], "1024")
+        equal("longest token", server.connect("x" * 64).status, 101)
+        equal("longer token", server.connect("x" * 65).status, 414)
+        server.send("absent", "x" * 65536, want=202)
+        server.send("absent", "x" * 65537, want=413)
+        client = server.session("talker")
+        client.send(TEXT, b"x" * 4096)
+        server.wait_event("message")
+        client.send(TEXT, b"x" * 4097)
+        equal("close code", client.close_code(), 1009)
+        sessions = [server.session("ab12") for _ in range(9)]
+        equal("close code of the first of nine", sessions[0].close_code(), 4001)
+        pushers = [Connection(server.push) for _ in range(65)]
+        statuses = [pusher.ask("GET", "/healthz").status for pusher in pushers]
+        equal("pushers served and refused", (statuses.count(200), statuses[64]), (64, 503))
+        for pusher in pushers:
+            pusher.close()
 
 
 @test

@@ -333,6 +333,18 @@ async def token_may_hold_utf8_and_spaces(server):
         equal("status of a longer token", server.ask("GET", PATH + longer).status, 404)
 
 
+@test()
+async def held_messages_that_fill_the_buffer_stop_no_live_push(server):
+    async with connect(server, "ab12") as session:
+        held = 0
+        while server.ask("POST", PATH + "absent", "x" * 60000).status == 202:
+            held += 1
+        true("%d messages held" % held, 30 <= held <= 70)
+        for size in (10, 1000, 60000):
+            server.send("ab12", "x" * size)
+            equal("length of the message", len(await receive(session)), size)
+
+
 @test("--capacity", "2")
 async def full_table_refuses_503_until_one_leaves(server):
     async with connect(server, "a"):

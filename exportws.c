@@ -77,11 +77,11 @@ enum {
     HEAD_MAX = 8192,        /* a request head; more is 431 */
     BLOCK_BYTES = 256,      /* of the buffer, with the default token size */
     WAIT_RETRY_MS = 100,    /* who waits for an input buffer is looked at again */
-    PUSHERS_SPARE = 4,      /* slots in which one pusher too many is told so */
+    INPUT_REST = 160,       /* of a frame: its head, or a control frame that is incomplete */
+    PUSHERS_SPARE = 2,      /* slots in which one pusher too many is told so */
     KEEP_ALIVE_MS = 60000,  /* an idle connection at the push door */
     ACCEPT_RETRY_MS = 1000, /* out of descriptors: when to look again if none of ours was freed */
     LINE_MAX_BYTES = 400,   /* a log line */
-    DOOR_PATH_MAX = 108,
     RESPONSE_MAX = 640      /* a response without its page */
 };
 
@@ -946,7 +946,7 @@ struct ring {
 struct door {
     int fd;
     uint32_t at;
-    char path[DOOR_PATH_MAX]; /* of a Unix socket, to be removed at the end */
+    const char *path; /* of a Unix socket, to be removed at the end, or NULL */
 };
 
 struct exportws {
@@ -964,7 +964,7 @@ struct exportws {
     uint32_t waiting;               /* connections that wait for an input buffer */
     struct chain timers[TIMERS], all, aging;
     unsigned durations_ms[TIMERS];
-    size_t block_bytes, stage_size, answers_size, answers_used, name_bytes;
+    size_t block_bytes, input_bytes, stage_size, answers_size, answers_used, name_bytes;
     int wake[2];
     struct door doors[2];
     uint8_t stopping, stopped, in_turn, in_log, accept_paused, inputs_freed, posts_left;
@@ -1231,9 +1231,12 @@ static int address_valid(const char *text)
 {
     struct sockaddr_storage to;
     struct sockaddr_un name;
+    uint64_t fd;
     if (!text) return 1;
+    if (strncmp(text, "fd:", 3) == 0)
+        return !decimal_parse((const uint8_t *)text + 3, strlen(text + 3), &fd) && fd <= INT16_MAX;
     if (strncmp(text, "unix:", 5) != 0) return address_parse(text, &to) > 0;
-    return text[5] != '\0' && strlen(text + 5) < smaller(sizeof name.sun_path, DOOR_PATH_MAX);
+    return text[5] != '\0' && strlen(text + 5) < sizeof name.sun_path;
 }
 
 /* The name of the option that is out of range, or NULL. */
@@ -1290,15 +1293,19 @@ static uint32_t power_of_two(size_t least)
     return n;
 }
 
-/* The input buffers: w->inputs and the scratch behind them, each with its bytes. */
+/* The input buffers: w->inputs and the scratch behind them, each with its bytes. In a small server
+ * they are too small for a head: then one that is incomplete stays in the kernel. */
 static void layout_inputs(struct exportws *w, struct arena *a)
 {
     const exportws_options *o = &w->o;
-    size_t size = larger(HEAD_MAX, o->max_message_bytes + 512);
-    size_t scratch = smaller(larger(o->max_push_bytes, o->max_message_bytes), 65536) + 1024;
+    size_t clients = o->capacity + o->handshakes;
+    size_t most = larger(o->max_push_bytes, o->max_message_bytes);
+    size_t scratch = larger(smaller(most, 65536) + 1024, HEAD_MAX);
+    w->input_count = (uint32_t)smaller(larger(clients / 16, 1), 32);
+    w->input_bytes = larger(smaller(clients * 64, HEAD_MAX), o->max_message_bytes + INPUT_REST);
     struct input *inputs = arena_take(a, w->input_count + 1, sizeof *inputs);
     for (uint32_t i = 0; i <= w->input_count; i++) {
-        size_t bytes = i < w->input_count ? size : scratch;
+        size_t bytes = i < w->input_count ? w->input_bytes : scratch;
         uint8_t *data = arena_take(a, bytes, 1);
         if (inputs) {
             inputs[i].data = data;
@@ -1327,9 +1334,8 @@ static size_t layout(struct exportws *w, uint8_t *base)
     w->token_count = w->capacity + w->block_count;
     w->bucket_mask = power_of_two(w->token_count / 2) - 1;
     w->address_mask = o->per_address > 0 ? power_of_two(o->capacity) - 1 : 0;
-    w->input_count = (uint32_t)smaller(larger((o->capacity + o->handshakes) / 16, 1), 32);
     w->stage_size = larger(o->max_push_bytes, CONTROL_MAX) + 32;
-    w->answers_size = smaller(larger(o->max_push_bytes, 1024), 8192);
+    w->answers_size = smaller(larger(o->max_push_bytes, 512), 8192);
     pieces = o->per_address > 0 ? o->capacity : 0;
     arena_take(&a, 1, sizeof *w);
     w->polls = arena_take(&a, (size_t)w->conns_end + 3, sizeof *w->polls);
@@ -1347,7 +1353,7 @@ static size_t layout(struct exportws *w, uint8_t *base)
     layout_inputs(w, &a);
     w->stage = arena_take(&a, w->stage_size, 1);
     w->answers = arena_take(&a, w->answers_size, 1);
-    w->ring.size = 2 * (o->max_push_bytes + o->max_token_bytes + 16);
+    w->ring.size = o->max_push_bytes + o->max_token_bytes + 64;
     w->ring.bytes = arena_take(&a, w->ring.size, 1);
     return a.used;
 }
@@ -3274,7 +3280,9 @@ static void conn_read(struct exportws *w, struct conn *c)
 {
     if (c->state == CONN_LINGER) input_release(w, c);
     struct input *in = input_of(w, c);
-    int peek = c->input == 0 && w->free_inputs == 0 && c->state != CONN_LINGER;
+    int heads = c->state == CONN_HEAD || c->state == CONN_PUSH, linger = c->state == CONN_LINGER;
+    int none = w->free_inputs == 0 || (heads && w->input_bytes < HEAD_MAX);
+    int peek = c->input == 0 && none && !linger;
     if (c->input == 0) input_reset(in, NONE, w->now_ms);
     ptrdiff_t n = input_receive(w, c, in, peek ? MSG_PEEK : 0);
     if (n < 0) conn_ended(w, c, n);
@@ -3583,7 +3591,8 @@ static void inputs_give_way(struct exportws *w)
 {
     for (uint32_t i = 0; i < w->input_count; i++) {
         struct input *in = &w->inputs[i];
-        if (in->owner >= w->capacity || w->now_ms - in->since_ms < w->o.handshake_timeout_ms) continue;
+        if (in->owner >= w->capacity) continue;
+        if (w->now_ms - in->since_ms < w->o.handshake_timeout_ms) continue;
         struct conn *c = &w->conns[in->owner];
         input_release(w, c);
         if (c->state == CONN_OPEN)
@@ -3741,7 +3750,23 @@ static int door_open_unix(struct door *d, const char *path)
     memcpy(to.sun_path, path, n + 1);
     unix_clear(&to);
     if (door_listen(d, (const struct sockaddr *)&to, sizeof to, 0) < 0) return -1;
-    memcpy(d->path, path, n + 1);
+    d->path = path;
+    return 0;
+}
+
+/* Takes over a listening socket that the caller has opened. 0, or -1 with errno. */
+static int door_open_fd(struct door *d, const char *number)
+{
+    uint64_t fd = 0;
+    int listens = 0;
+    socklen_t size = sizeof listens;
+    decimal_parse((const uint8_t *)number, strlen(number), &fd);
+    if (getsockopt((int)fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) < 0) return -1;
+    errno = EINVAL;
+    if (!listens) return -1;
+    if (fcntl((int)fd, F_SETFL, O_NONBLOCK) < 0) return -1;
+    if (fcntl((int)fd, F_SETFD, FD_CLOEXEC) < 0) return -1;
+    d->fd = (int)fd;
     return 0;
 }
 
@@ -3755,9 +3780,9 @@ static int door_open(struct exportws *w, unsigned which, const char *address, st
         struct sockaddr_storage storage;
     } to;
     if (!address) return 0;
-    if (strncmp(address, "unix:", 5) == 0) {
-        if (door_open_unix(d, address + 5) < 0)
-            return fail(why, "cannot listen on ", address, strerror(errno));
+    if (strncmp(address, "unix:", 5) == 0 || strncmp(address, "fd:", 3) == 0) {
+        int error = *address == 'f' ? door_open_fd(d, address + 3) : door_open_unix(d, address + 5);
+        if (error < 0) return fail(why, "cannot listen on ", address, strerror(errno));
     } else {
         socklen_t size = address_parse(address, &to.storage);
         int all = address[0] == ':';
@@ -3778,7 +3803,7 @@ static void door_close(struct door *d)
 {
     if (d->fd < 0) return;
     close(d->fd);
-    if (d->path[0] != '\0') unlink(d->path);
+    if (d->path) unlink(d->path);
     d->fd = -1;
 }
 
@@ -4123,7 +4148,7 @@ int exportws_address(const exportws *w, int door, char *text, size_t size)
     if (getsockname(w->doors[door].fd, &at.any, &n) < 0) return EXPORTWS_ABSENT;
     conn_set_address(&c, &at.any);
     text_address(&t, c.address, c.port);
-    if (w->doors[door].path[0] != '\0') text_add(&t, ":"), text_add(&t, w->doors[door].path);
+    if (w->doors[door].path) text_add(&t, ":"), text_add(&t, w->doors[door].path);
     text_end(&t);
     return (int)t.n;
 }
@@ -4166,7 +4191,7 @@ enum { LIST_MAX = 64, SECRET_MAX = 1024, DESCRIPTORS_BESIDE = 16 };
 struct program {
     exportws_options o;
     const char *origins[LIST_MAX];
-    char push_secret[SECRET_MAX];
+    char push_secret[SECRET_MAX], sockets[2][24];
     int print_memory;
 };
 
@@ -4453,6 +4478,7 @@ static void program_signals(void)
     sigaction(SIGINT, &act, NULL);
 }
 
+
 static int program_fail(const char *why)
 {
     char bytes[320];
@@ -4460,6 +4486,47 @@ static int program_fail(const char *why)
     text_add(&t, "exportws: "), text_add(&t, why), text_add(&t, "\n");
     program_say(STDERR_FILENO, &t);
     return 1;
+}
+
+/* The listening sockets that a service manager has opened: LISTEN_FDS of them from descriptor 3 on,
+ * named clients and push in LISTEN_FDNAMES, or in this order. 0, or the exit status. */
+static int program_sockets(struct program *p)
+{
+    const char *pid = getenv("LISTEN_PID"), *fds = getenv("LISTEN_FDS");
+    const char *names = getenv("LISTEN_FDNAMES");
+    uint64_t process, count;
+    if (!pid || decimal_parse((const uint8_t *)pid, strlen(pid), &process) < 0) return 0;
+    if (process != (uint64_t)getpid() || !fds) return 0;
+    if (decimal_parse((const uint8_t *)fds, strlen(fds), &count) < 0) return 0;
+    for (unsigned i = 0; i < count; i++) {
+        size_t n = names ? strcspn(names, ":") : 0;
+        int clients = names ? n == 7 && memcmp(names, "clients", 7) == 0 : i == 0;
+        int push = names ? n == 4 && memcmp(names, "push", 4) == 0 : i == 1;
+        struct text t = {p->sockets[push], 0, sizeof p->sockets[push]};
+        if (!clients && !push)
+            return program_fail("LISTEN_FDNAMES: a socket that is neither clients nor push");
+        text_add(&t, "fd:"), text_decimal(&t, 3 + i), text_end(&t);
+        *(push ? &p->o.push : &p->o.listen) = p->sockets[push];
+        if (names) names += n + (names[n] == ':');
+    }
+    return 0;
+}
+
+/* Tells the service manager at NOTIFY_SOCKET, if there is one. */
+static void program_notify(const char *state)
+{
+    const char *path = getenv("NOTIFY_SOCKET");
+    struct sockaddr_un to = {0};
+    size_t n = path ? strlen(path) : 0;
+    if (n < 2 || n >= sizeof to.sun_path || (path[0] != '/' && path[0] != '@')) return;
+    to.sun_family = AF_UNIX;
+    memcpy(to.sun_path, path, n);
+    if (path[0] == '@') to.sun_path[0] = '\0'; /* Linux's abstract names */
+    int fd = socket(AF_UNIX, SOCK_DGRAM, 0);
+    if (fd < 0) return;
+    sendto(fd, state, strlen(state), MSG_NOSIGNAL, (const struct sockaddr *)&to,
+           (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n));
+    close(fd);
 }
 
 static int program_run(struct program *p)
@@ -4473,7 +4540,10 @@ static int program_run(struct program *p)
     running = exportws_start(&p->o, memory, bytes, why, sizeof why);
     if (!running) return program_fail(why);
     program_ready(running, &p->o, bytes);
-    while (exportws_step(running, -1) >= 0) {}
+    program_notify("READY=1");
+    for (int told = 0; exportws_step(running, -1) >= 0;) {
+        if (signalled && !told++) program_notify("STOPPING=1");
+    }
     exportws_end(running);
     free(memory);
     return 0;
@@ -4496,6 +4566,7 @@ int main(int argc, char **argv)
     program.o.listen = "127.0.0.1:8080", program.o.push = "127.0.0.1:8081";
     program.o.on_log = program_log;
     int status = program_options(&program, argc, argv);
+    if (status == 0) status = program_sockets(&program);
     if (status != 0) return status < 0 ? 0 : status;
     const char *wrong = options_wrong(&program.o);
     size_t bytes = exportws_memory(&program.o);

@@ -20,7 +20,8 @@ CMOCKA = `pkg-config --cflags --libs cmocka 2>/dev/null || \
 	echo -I/usr/local/include -L/usr/local/lib -lcmocka`
 
 # One binary for each section of exportws.c, which it includes; then those that drive the program.
-UNITS    = build/test_bytes build/test_digest build/test_utf8
+UNITS    = build/test_bytes build/test_digest build/test_utf8 build/test_head build/test_chunk \
+	build/test_frame
 SYSTEMS  = build/test_java build/test_reclaim build/test_doors
 SCRIPTS  = test/options.py test/curl.sh test/websockets.py test/export.sh
 
@@ -52,8 +53,11 @@ $(UNITS) $(SYSTEMS):
 $(UNITS): $(SOURCE) test/test.h
 $(SYSTEMS): test/server.h
 build/test_bytes: test/test_bytes.c
+build/test_chunk: test/test_chunk.c
 build/test_digest: test/test_digest.c
 build/test_doors: test/test_doors.c
+build/test_frame: test/test_frame.c
+build/test_head: test/test_head.c
 build/test_java: test/test_java.c
 build/test_reclaim: test/test_reclaim.c
 build/test_utf8: test/test_utf8.c

@@ -80,6 +80,12 @@ enum {
     INPUT_REST = 160,       /* of a frame: its head, or a control frame that is incomplete */
     PUSHERS_SPARE = 2,      /* slots in which one pusher too many is told so */
     KEEP_ALIVE_MS = 60000,  /* an idle connection at the push door */
+    POLL_FEW = 256,         /* so many entries are all polled every turn */
+    SWEEP_PIECE = 128,      /* entries polled at a time of those that are cold */
+    SWEEP_SHARE = 50,       /* of the time one part in so many may go into sweeps */
+    SWEEP_FASTEST_US = 1000, /* the time between two pieces is at least this */
+    SWEEP_SLOWEST_US = 4000, /* and at most this, whatever they cost */
+    COOL_MS = 100,          /* a session that has not spoken so long goes cold */
     ACCEPT_RETRY_MS = 1000, /* out of descriptors: when to look again if none of ours was freed */
     LINE_MAX_BYTES = 400,   /* a log line */
     RESPONSE_MAX = 640      /* a response without its page */
@@ -826,7 +832,8 @@ enum conn_flag {
     CONN_WAITING = 1, /* not read: it needs an input buffer and none is free */
     CONN_ABRUPT = 2,  /* after the frame it is in only its own last bytes are sent */
     CONN_SHUT = 4,    /* our side is shut down */
-    CONN_STARVED = 8  /* its last frame was cut off: the buffer had no room for it */
+    CONN_STARVED = 8, /* its last frame was cut off: the buffer had no room for it */
+    CONN_SPOKE = 16   /* lately: it is kept hot */
 };
 
 /* The lists of connections by deadline: each has one duration, so that joining at the tail keeps
@@ -886,7 +893,8 @@ enum message_flag {
     MESSAGE_LINKED = 1, /* in the chain of its token or of all */
     MESSAGE_GOT = 2,    /* a kernel has taken all of it for a session */
     MESSAGE_AGING = 4,  /* on the list by expiry */
-    MESSAGE_OVERDUE = 8 /* expired while sessions still wait for it */
+    MESSAGE_OVERDUE = 8, /* expired while sessions still wait for it */
+    MESSAGE_DRAFT = 16   /* still coming: it may use the reserve */
 };
 
 /* What is known of a token that has a session or a message. Its name stands with the first of
@@ -952,13 +960,16 @@ struct door {
 struct exportws {
     exportws_options o;
     uint64_t now_ms, next_id, drain_due_ms, accept_due_ms, wait_due_ms, memory_bytes;
+    uint64_t now_us, sweep_due_us, busy_us, cool_due_ms;
+    uint32_t sweep_gap_us;
     uint32_t capacity, conns_end,
         pushers_at; /* sessions [0, capacity), handshakes, pushers [pushers_at, conns_end) */
-    uint32_t poll_count, sessions, online, handshakes, pushers, held;
+    uint32_t poll_count, hot, sweep_at; /* the poll set, its hot part, where the sweep goes on */
+    uint32_t sessions, online, handshakes, pushers, held;
     uint32_t free_session, free_handshake, free_pusher, free_token, free_block, free_address,
         free_inputs;
     uint32_t seats; /* session slots in use, closing ones too */
-    uint32_t blocks_free, block_count, blocks_private;
+    uint32_t blocks_free, block_count, blocks_private, reserve;
     uint32_t token_count, bucket_mask, address_mask, input_count;
     uint32_t left_first, left_last; /* sessions that have left and whose on_close is to come */
     uint32_t waiting;               /* connections that wait for an input buffer */
@@ -968,6 +979,7 @@ struct exportws {
     int wake[2];
     struct door doors[2];
     uint8_t stopping, stopped, in_turn, in_log, accept_paused, inputs_freed, posts_left;
+    uint8_t knocked; /* 1 << door: somebody waits there */
     uint8_t key[16];
     struct metrics m;
     struct ring ring;
@@ -1322,7 +1334,7 @@ static size_t layout(struct exportws *w, uint8_t *base)
 {
     const exportws_options *o = &w->o;
     struct arena a = {base, 0};
-    size_t per_block, pieces;
+    size_t per_block, pieces, longest;
     w->capacity = (uint32_t)o->capacity;
     w->pushers_at = w->capacity + (uint32_t)o->handshakes;
     w->conns_end = w->pushers_at + (uint32_t)o->pushers + PUSHERS_SPARE;
@@ -1330,7 +1342,10 @@ static size_t layout(struct exportws *w, uint8_t *base)
     w->block_bytes = larger(BLOCK_BYTES,
                             (sizeof(struct message) + o->max_token_bytes + 127) / 64 * 64);
     per_block = w->block_bytes + sizeof *w->links + sizeof *w->tokens + sizeof *w->buckets;
+    longest = sizeof(struct message) + o->max_token_bytes + o->max_push_bytes;
+    w->reserve = (uint32_t)(longest / w->block_bytes + 1);
     w->block_count = (uint32_t)smaller(larger(o->buffer_bytes / per_block, 4), 1U << 30);
+    w->block_count += w->reserve;
     w->token_count = w->capacity + w->block_count;
     w->bucket_mask = power_of_two(w->token_count / 2) - 1;
     w->address_mask = o->per_address > 0 ? power_of_two(o->capacity) - 1 : 0;
@@ -1390,26 +1405,61 @@ static struct conn *timer_due(struct exportws *w, unsigned timer)
     return first != NONE && w->conns[first].due_ms <= w->now_ms ? &w->conns[first] : NULL;
 }
 
-/* ===== Poll set ===== */
+/* ===== Poll set =====
+ *
+ * poll() costs as much as its set is long, so that it is not always given all. The set is two
+ * slices of one array: [0, hot) is polled every turn - doors, handshakes, pushers, sessions that
+ * have output waiting or spoke lately - and the rest is cold, swept in small pieces, as often as a
+ * share of one core allows. When nothing happens for a while the whole set is polled, and the
+ * server sleeps. */
 
 enum { OWNER_DOOR = 0x40000000, OWNER_WAKE = 0x40000002 };
 
-/* Adds an entry that waits to read; returns where it stands. */
+static void poll_swap(struct exportws *w, uint32_t a, uint32_t b)
+{
+    struct pollfd entry = w->polls[a];
+    uint32_t owner = w->owners[a];
+    w->polls[a] = w->polls[b], w->owners[a] = w->owners[b];
+    w->polls[b] = entry, w->owners[b] = owner;
+    w->conns[w->owners[a]].at = a, w->conns[owner].at = b;
+}
+
+/* Makes an entry hot. Entries before it that were cold keep their order, but for the first. */
+static void poll_heat(struct exportws *w, uint32_t at)
+{
+    if (at >= w->hot) poll_swap(w, at, w->hot++);
+}
+
+static void poll_cool(struct exportws *w, uint32_t at)
+{
+    poll_swap(w, at, --w->hot);
+}
+
+/* Adds an entry that waits to read, hot; returns where it stands: doors and the wake-up pipe are
+ * the first to come and never move. */
 static uint32_t poll_add(struct exportws *w, int fd, uint32_t owner)
 {
-    uint32_t at = w->poll_count++;
+    uint32_t at = w->hot;
+    if (w->poll_count > at) {
+        w->polls[w->poll_count] = w->polls[at];
+        w->owners[w->poll_count] = w->owners[at];
+        w->conns[w->owners[at]].at = w->poll_count;
+    }
     w->polls[at] = (struct pollfd){.fd = fd, .events = POLLIN, .revents = 0};
     w->owners[at] = owner;
+    w->poll_count++;
+    w->hot++;
     return at;
 }
 
-/* Takes an entry out: the last one moves into its place. */
+/* Takes a connection's entry out. */
 static void poll_remove(struct exportws *w, uint32_t at)
 {
-    uint32_t last = --w->poll_count;
-    w->polls[at] = w->polls[last];
-    w->owners[at] = w->owners[last];
-    if (w->owners[at] < w->conns_end) w->conns[w->owners[at]].at = at;
+    if (at < w->hot) {
+        poll_cool(w, at);
+        at = w->hot;
+    }
+    poll_swap(w, at, --w->poll_count);
 }
 
 /* Sets what a connection waits for: to be read unless it may not be, to be written while something
@@ -1418,6 +1468,7 @@ static void poll_want(struct exportws *w, struct conn *c)
 {
     int blocked = (c->flags & CONN_WAITING) || (c->state == CONN_PUSH && c->queued > 0);
     w->polls[c->at].events = (short)((blocked ? 0 : POLLIN) | (c->queued > 0 ? POLLOUT : 0));
+    if (c->state != CONN_OPEN || c->queued > 0) poll_heat(w, c->at);
 }
 
 /* Puts a connection on the list of the dead: the end of the turn closes it. */
@@ -1447,10 +1498,12 @@ static const uint8_t *message_name(const struct message *m)
     return (const uint8_t *)(m + 1);
 }
 
-static uint32_t block_take(struct exportws *w, unsigned kind)
+/* Takes a free block, or NONE. The reserve is for drafts: a body on its way to sessions that are
+ * there must not fail for what is held for others. */
+static uint32_t block_take(struct exportws *w, unsigned kind, int draft)
 {
     uint32_t block = w->free_block;
-    if (block == NONE) return NONE;
+    if (w->blocks_free <= (draft ? 0 : w->reserve)) return NONE;
     w->free_block = w->links[block];
     w->blocks_free--;
     if (kind == 0) w->blocks_private++;
@@ -1469,14 +1522,15 @@ static void message_free(struct exportws *w, uint32_t index)
 }
 
 /* A new, empty message that is nowhere yet: its index, or NONE when there is no room. */
-static uint32_t message_new(struct exportws *w, unsigned kind, const uint8_t *name,
+static uint32_t message_new(struct exportws *w, unsigned kind, int draft, const uint8_t *name,
                             size_t name_size)
 {
-    uint32_t index = block_take(w, kind);
+    uint32_t index = block_take(w, kind, draft);
     if (index == NONE) return NONE;
     struct message *m = message_at(w, index);
     memset(m, 0, sizeof *m);
     m->kind = (uint8_t)kind;
+    m->flags = draft ? MESSAGE_DRAFT : 0;
     m->last = index;
     m->next = m->prev = m->age_next = m->age_prev = m->token = NONE;
     m->name_size = (uint16_t)name_size;
@@ -1492,7 +1546,7 @@ static int message_append(struct exportws *w, uint32_t index, const uint8_t *p, 
         size_t at = (sizeof *m + m->name_size + m->size) % w->block_bytes;
         size_t piece = smaller(w->block_bytes - at, n);
         if (at == 0) {
-            uint32_t block = block_take(w, m->kind);
+            uint32_t block = block_take(w, m->kind, m->flags & MESSAGE_DRAFT);
             if (block == NONE) return -1;
             w->links[m->last] = block;
             m->last = block;
@@ -1714,7 +1768,7 @@ static int conn_send(struct exportws *w, struct conn *c, const uint8_t *p, size_
         p += sent, n -= (size_t)sent;
         if (n == 0) return 0;
     }
-    uint32_t index = w->blocks_private < share ? message_new(w, 0, NULL, 0) : NONE;
+    uint32_t index = w->blocks_private < share ? message_new(w, 0, 0, NULL, 0) : NONE;
     if (index == NONE || message_append(w, index, p, n) < 0) {
         if (index != NONE) message_free(w, index);
         if (sent > 0) c->flags |= CONN_STARVED;
@@ -1728,7 +1782,7 @@ static int conn_send(struct exportws *w, struct conn *c, const uint8_t *p, size_
  */
 static uint32_t control_share(const struct exportws *w)
 {
-    return w->block_count / 4;
+    return (w->block_count - w->reserve) / 4;
 }
 
 /* The message a connection has to send next, or NONE: the oldest of three queues. */
@@ -2094,7 +2148,7 @@ struct pushed {
 static int pushed_keep(struct exportws *w, struct pushed *p)
 {
     if (p->index == NONE) {
-        uint32_t index = message_new(w, p->kind, p->name, p->name_size);
+        uint32_t index = message_new(w, p->kind, 0, p->name, p->name_size);
         if (index == NONE) return -1;
         if (message_append(w, index, p->data, p->size) < 0) {
             message_free(w, index);
@@ -2103,6 +2157,8 @@ static int pushed_keep(struct exportws *w, struct pushed *p)
         p->index = index;
     }
     if (p->linked) return 0;
+    if (w->blocks_free < w->reserve) return -1; /* it is a draft that the reserve is needed for */
+    message_at(w, p->index)->flags = 0;
     message_at(w, p->index)->id = p->id;
     message_link(w, p->index, p->name ? token_make(w, p->name, p->name_size) : NONE);
     p->linked = 1;
@@ -2987,7 +3043,7 @@ static void push_body_bytes(struct exportws *w, struct push *q, const uint8_t *p
 static void push_start_draft(struct exportws *w, struct push *q, const uint8_t *name,
                              size_t name_size)
 {
-    q->draft = message_new(w, q->kind, name, name_size);
+    q->draft = message_new(w, q->kind, 1, name, name_size);
     if (q->draft == NONE) q->status = 503;
 }
 
@@ -3204,11 +3260,11 @@ static void push_feed(struct exportws *w, struct conn *c, struct input *in)
 
 /* ===== Loop: the one place that accepts and closes ===== */
 
-static uint64_t clock_ms(clockid_t clock)
+static uint64_t clock_us(clockid_t clock)
 {
     struct timespec now = {0, 0};
     clock_gettime(clock, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
 }
 
 /* Closes a connection and gives its slot back. */
@@ -3287,6 +3343,8 @@ static void conn_read(struct exportws *w, struct conn *c)
     ptrdiff_t n = input_receive(w, c, in, peek ? MSG_PEEK : 0);
     if (n < 0) conn_ended(w, c, n);
     if (n <= 0 || c->state == CONN_LINGER) return;
+    c->flags |= CONN_SPOKE;
+    poll_heat(w, c->at);
     if (c->timer == TIMER_PING || c->timer == TIMER_PONG) timer_set(w, c, TIMER_PING);
     if (c->state == CONN_HEAD) c = client_feed(w, c, in, peek);
     else if (c->state == CONN_PUSH) push_feed(w, c, in);
@@ -3647,7 +3705,7 @@ static int loop_timeout(const struct exportws *w, int timeout_ms)
     if (w->stopping && w->drain_due_ms < due) due = w->drain_due_ms;
     if (w->waiting > 0 && w->wait_due_ms < due) due = w->wait_due_ms;
     if (due == UINT64_MAX) return timeout_ms;
-    uint64_t now = clock_ms(CLOCK_MONOTONIC);
+    uint64_t now = clock_us(CLOCK_MONOTONIC) / 1000;
     wait = due > now ? due - now : 0;
     if (wait > INT32_MAX) wait = INT32_MAX;
     return timeout_ms < 0 || wait < (uint64_t)timeout_ms ? (int)wait : timeout_ms;
@@ -3672,15 +3730,13 @@ static void loop_drained(struct exportws *w)
     log_end(w, &l);
 }
 
-/* One turn, after poll() found `ready` entries. Connections come only behind those that are served,
- * and leave only in the end, so that the set stands still meanwhile. */
-static int loop_turn(struct exportws *w, int ready)
+/* Serves the entries [from, to) of the poll set, of which poll() found `ready` to be so. None
+ * leaves before the turn's end; one that goes hot changes places with one that was served or is not
+ * in this piece. Returns the number served. */
+static int loop_serve(struct exportws *w, uint32_t from, uint32_t to, int ready)
 {
-    unsigned doors = 0;
     int events = 0;
-    w->in_turn = 1;
-    w->now_ms = clock_ms(CLOCK_MONOTONIC);
-    for (uint32_t at = 0, end = w->poll_count; at < end && events < ready; at++) {
+    for (uint32_t at = from; at < to && events < ready; at++) {
         int revents = w->polls[at].revents;
         uint32_t owner = w->owners[at];
         if (revents == 0) continue;
@@ -3688,17 +3744,88 @@ static int loop_turn(struct exportws *w, int ready)
         events++;
         if (owner < w->conns_end) conn_event(w, &w->conns[owner], revents);
         else if (owner == OWNER_WAKE) loop_woken(w);
-        else doors |= 1U << (owner - OWNER_DOOR);
+        else w->knocked |= 1U << (owner - OWNER_DOOR);
     }
+    return events;
+}
+
+/* Sweeps the next piece of the cold set. What it cost sets when the next is due. */
+static int loop_sweep(struct exportws *w)
+{
+    uint32_t from = w->sweep_at > w->hot && w->sweep_at < w->poll_count ? w->sweep_at : w->hot;
+    uint32_t to = (uint32_t)smaller(from + SWEEP_PIECE, w->poll_count);
+    uint64_t start_us = clock_us(CLOCK_MONOTONIC);
+    int ready = poll(w->polls + from, to - from, 0);
+    uint64_t end_us = clock_us(CLOCK_MONOTONIC);
+    uint64_t gap_us = (end_us - start_us) * SWEEP_SHARE;
+    w->sweep_gap_us = gap_us < SWEEP_FASTEST_US ? SWEEP_FASTEST_US
+                    : gap_us > SWEEP_SLOWEST_US ? SWEEP_SLOWEST_US
+                                                : (uint32_t)gap_us;
+    w->sweep_due_us = end_us + w->sweep_gap_us;
+    w->sweep_at = to;
+    return loop_serve(w, from, to, ready);
+}
+
+/* Sessions that have not spoken since the last time go cold; when there are few, all are hot. */
+static void loop_cool(struct exportws *w)
+{
+    w->cool_due_ms = w->now_ms + COOL_MS;
+    if (w->poll_count <= POLL_FEW) {
+        w->hot = w->poll_count;
+        return;
+    }
+    for (uint32_t at = w->hot; at-- > 0;) {
+        if (w->owners[at] >= w->capacity) continue;
+        struct conn *c = &w->conns[w->owners[at]];
+        if (!(c->flags & CONN_SPOKE) && c->state == CONN_OPEN && c->queued == 0) poll_cool(w, at);
+        c->flags &= (uint8_t)~CONN_SPOKE;
+    }
+}
+
+/* Whether so little has happened lately that to wait for the whole set costs less than sweeps. */
+static int loop_quiet(const struct exportws *w)
+{
+    uint64_t pieces = (w->poll_count - w->hot) / SWEEP_PIECE + 1;
+    return w->hot == w->poll_count || w->now_us - w->busy_us >= 2 * pieces * w->sweep_gap_us;
+}
+
+static void loop_time(struct exportws *w)
+{
+    w->now_us = clock_us(CLOCK_MONOTONIC);
+    w->now_ms = w->now_us / 1000;
+}
+
+/* The rest of a turn in which `events` were served. Returns how many there were in all. */
+static int loop_finish(struct exportws *w, int events)
+{
+    unsigned knocked = w->knocked;
     loop_posts(w);
     events += loop_timers(w);
     loop_bury(w);
+    w->knocked = 0;
     for (unsigned i = 0; i < 2; i++)
-        if (doors & 1U << i) door_accept(w, i);
+        if (knocked & 1U << i) door_accept(w, i);
     loop_bury(w);
+    if (w->cool_due_ms <= w->now_ms) loop_cool(w);
+    if (events > 0) w->busy_us = w->now_us;
     loop_drained(w);
     w->in_turn = 0;
     return events;
+}
+
+/* One turn: polls what is to be polled, and serves it. */
+static int loop_turn(struct exportws *w, int timeout_ms)
+{
+    uint32_t count = loop_quiet(w) ? w->poll_count : w->hot;
+    uint64_t due_us = w->sweep_due_us > w->now_us ? w->sweep_due_us - w->now_us : 0;
+    int sweep_ms = (int)((due_us + 999) / 1000);
+    if (count < w->poll_count && (timeout_ms < 0 || sweep_ms < timeout_ms)) timeout_ms = sweep_ms;
+    int ready = poll(w->polls, count, timeout_ms);
+    w->in_turn = 1;
+    loop_time(w);
+    int events = loop_serve(w, 0, count, ready);
+    if (count < w->poll_count && w->sweep_due_us <= w->now_us) events += loop_sweep(w);
+    return loop_finish(w, events);
 }
 
 /* ===== Doors ===== */
@@ -3919,8 +4046,8 @@ static void server_init(struct exportws *w)
     w->durations_ms[TIMER_IDLE] = KEEP_ALIVE_MS;
     w->doors[0].fd = w->doors[1].fd = w->wake[0] = w->wake[1] = -1;
     free_lists(w);
-    w->now_ms = clock_ms(CLOCK_MONOTONIC);
-    w->next_id = clock_ms(CLOCK_REALTIME) * 1000;
+    loop_time(w);
+    w->next_id = clock_us(CLOCK_REALTIME);
 }
 
 /* The hash key: nobody outside can guess which tokens share a bucket. 0, or -1. */
@@ -4010,14 +4137,16 @@ int exportws_dispatch(exportws *w, const struct pollfd *fds, size_t count)
         w->polls[at].revents = fds[at].revents;
         ready += fds[at].revents != 0;
     }
-    return loop_turn(w, ready);
+    w->in_turn = 1;
+    loop_time(w);
+    return loop_finish(w, loop_serve(w, 0, w->poll_count, ready));
 }
 
 int exportws_step(exportws *w, int timeout_ms)
 {
     if (!w || w->in_turn) return EXPORTWS_BAD;
     if (w->stopped) return EXPORTWS_GONE;
-    return loop_turn(w, poll(w->polls, w->poll_count, loop_timeout(w, timeout_ms)));
+    return loop_turn(w, loop_timeout(w, timeout_ms));
 }
 
 void exportws_stop(exportws *w)
@@ -4060,7 +4189,7 @@ static int token_check(const exportws *w, const char *token)
 /* Time passes between turns, too. 0; EXPORTWS_GONE when it is too late to send anything. */
 static int api_enter(exportws *w)
 {
-    if (!w->in_turn) w->now_ms = clock_ms(CLOCK_MONOTONIC);
+    if (!w->in_turn) w->now_ms = clock_us(CLOCK_MONOTONIC) / 1000;
     return w->stopping ? EXPORTWS_GONE : 0;
 }
 
@@ -4091,7 +4220,7 @@ int exportws_reply(exportws *w, exportws_id session, const void *data, size_t si
     struct conn *c = session_find(w, session);
     if (!c) return EXPORTWS_GONE;
     if (c->queued - c->replay >= w->o.queue) return EXPORTWS_FULL;
-    if (size / w->block_bytes + 2 > w->blocks_free) return EXPORTWS_FULL;
+    if (size / w->block_bytes + 2 + w->reserve > w->blocks_free) return EXPORTWS_FULL;
     api_enter(w);
     size_t head = frame_head_size(size);
     uint8_t *frame = w->stage + FRAME_HEAD_MAX - head;
@@ -4236,7 +4365,11 @@ static int program_bad(const char *name, const char *value, const char *how)
 {
     char bytes[512];
     struct text t = {bytes, 0, sizeof bytes - 1};
-    text_add(&t, "exportws: --"), text_add(&t, name), text_add(&t, ": ");
+    text_add(&t, "exportws: ");
+    if (name) {
+        text_add(&t, "--"), text_escaped(&t, (const uint8_t *)name, smaller(strlen(name), 64));
+        text_add(&t, ": ");
+    }
     if (value)
         text_add(&t, "'"), text_escaped(&t, (const uint8_t *)value, smaller(strlen(value), 64)),
             text_add(&t, "' ");
@@ -4366,7 +4499,8 @@ static int program_log_level(struct program *p, const struct option *row, const 
 static int program_list(struct program *p, const struct option *row, const char *value)
 {
     if (p->o.origin_count == LIST_MAX) return program_bad(row->name, value, "is one too many");
-    if (strcmp(value, "*") != 0 && !strstr(value, "://"))
+    const char *host = strstr(value, "://");
+    if (strcmp(value, "*") != 0 && (!host || host[3] == '\0' || strchr(host + 3, '/')))
         return program_bad(row->name, value, "is no Origin: SCHEME://HOST[:PORT], or *");
     p->origins[p->o.origin_count++] = value;
     p->o.origins = p->origins;
@@ -4412,7 +4546,7 @@ static int program_options(struct program *p, int argc, char **argv)
         const char *name = argv[i] + 2, *value = NULL;
         const struct option *row = options;
         if (strncmp(argv[i], "--", 2) != 0)
-            return program_bad("", argv[i], "is no option: see exportws --help");
+            return program_bad(NULL, argv[i], "is no option: see exportws --help");
         size_t n = strcspn(name, "=");
         while (row < options + OPTIONS &&
                !(strlen(row->name) == n && memcmp(row->name, name, n) == 0))
@@ -4538,7 +4672,11 @@ static int program_run(struct program *p)
     program_descriptors(&p->o);
     program_signals();
     running = exportws_start(&p->o, memory, bytes, why, sizeof why);
-    if (!running) return program_fail(why);
+    if (!running) {
+        free(memory);
+        return program_fail(why);
+    }
+    if (signalled) exportws_stop(running); /* it came before there was anything to stop */
     program_ready(running, &p->o, bytes);
     program_notify("READY=1");
     for (int told = 0; exportws_step(running, -1) >= 0;) {

@@ -122,8 +122,8 @@ refuses_with() { # status, pattern of the reason
 
 # ===== A waiting curl =====
 
-# Opens a session and waits for its 101: $1 a name, $2 the URL, then what else curl is told. The head
-# goes to $dir/NAME.head (as curl sits on what -i writes to a file), the frames to $dir/NAME.
+# Opens a session and waits for its 101: $1 a name, $2 the URL, then what else curl is told. The
+# head goes to $dir/NAME.head (curl sits on what -i writes to a file), the frames to $dir/NAME.
 open_url() {
     name=$1 url=$2
     shift 2

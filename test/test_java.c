@@ -361,25 +361,44 @@ static void java_slow_but_moving_reader_is_left_alone(void **state)
 
 /* ===== One failure, everybody's failure ===== */
 
+/*
+ * A session dies by RST and a push arrives, with the server asleep meanwhile. It wakes up to both and
+ * hears of the push first, since the pusher was there before the session: its send() fails.
+ */
+static void push_into_rst(struct server *s, struct conn *pusher, struct peer *dying,
+                          const char *token, const char *text, struct reply *r)
+{
+    char head[256];
+    server_signal(s, SIGSTOP);
+    peer_rst(dying);
+    snprintf(head, sizeof head,
+             "POST " DEFAULT_PATH "%s HTTP/1.1\r\nHost: push\r\nContent-Length: %lu\r\n\r\n", token,
+             (unsigned long)strlen(text));
+    conn_send_text(pusher, head);
+    conn_send_text(pusher, text);
+    server_signal(s, SIGCONT);
+    reply_read(pusher, r);
+    assert_int_equal(r->status, 200);
+}
+
 static void java_one_failure_ends_broadcast(void **state)
 {
     enum { ROUNDS = 400 };
     static struct server s;
     static struct reply r;
     struct peer crowd[CROWD - 1], flapping;
+    struct conn pusher;
     int i, k;
     (void)state;
     server_start(&s, NULL);
+    conn_open(&pusher, s.push);
+    push_on(&pusher, "GET", "/healthz", NULL, NULL, 0, &r);
     crowd_open(&s, crowd, CROWD / 2);
     peer_open(&s, &flapping, "flapping", NULL);
     crowd_open(&s, crowd + CROWD / 2, CROWD - 1 - CROWD / 2);      /* before and behind it */
     for (k = 0; k < ROUNDS; k++) {
-        long long reached;
-        peer_rst(&flapping);
-        broadcast_text(&s, numbered_text(k, 64), &r);
-        reached = json_number(r.body, "delivered");
-        assert_int_equal(r.status, 200);
-        assert_in_range(reached, CROWD - 1, CROWD);
+        push_into_rst(&s, &pusher, &flapping, "", numbered_text(k, 64), &r);
+        assert_in_range(json_number(r.body, "delivered"), CROWD - 1, CROWD);
         peer_open(&s, &flapping, "flapping", NULL);
     }
     for (k = 0; k < ROUNDS; k++)
@@ -387,8 +406,38 @@ static void java_one_failure_ends_broadcast(void **state)
     for (i = 0; i < CROWD - 1; i++)
         peer_expect_alive(&crowd[i]);
     server_check_books(&s);
+    conn_close(&pusher);
     peer_close(&flapping);
     crowd_close(crowd, CROWD - 1);
+    server_stop(&s);
+}
+
+/* The same among the sessions of one token, whichever of them fails. */
+static void java_one_failure_ends_push_to_one_token(void **state)
+{
+    enum { SESSIONS = 4, ROUNDS = 40 };
+    static struct server s;
+    static struct reply r;
+    struct peer p[SESSIONS];
+    struct conn pusher;
+    int i, k;
+    (void)state;
+    server_start(&s, NULL);
+    conn_open(&pusher, s.push);
+    push_on(&pusher, "GET", "/healthz", NULL, NULL, 0, &r);
+    for (i = 0; i < SESSIONS; i++)
+        peer_open(&s, &p[i], "export", NULL);
+    for (k = 0; k < ROUNDS; k++) {
+        push_into_rst(&s, &pusher, &p[k % SESSIONS], "export", numbered_text(k, 64), &r);
+        for (i = 0; i < SESSIONS; i++)
+            if (i != k % SESSIONS)
+                crowd_expect(&p[i], 1, k, 64);
+        peer_open(&s, &p[k % SESSIONS], "export", NULL);
+    }
+    server_online_wait(&s, 1, SESSIONS);
+    server_check_books(&s);
+    conn_close(&pusher);
+    crowd_close(p, SESSIONS);
     server_stop(&s);
 }
 
@@ -654,6 +703,7 @@ static void java_anybody_may_connect(void **state)
         {"Origin: http://localhost@evil.example\r\n", 403},
         {"Origin: http://notlocalhost\r\n", 403},
         {"Origin: http://local\r\n", 403},
+        {"Origin: http://localhosx\r\n", 403},
         {"Origin: null\r\n", 403},                      /* a sandboxed frame, a file */
         {"Origin: \r\n", 403},
     };
@@ -661,7 +711,7 @@ static void java_anybody_may_connect(void **state)
     (void)state;
     server_start(&s, NULL);
     origins_expect(&s, rows, sizeof rows / sizeof *rows);
-    assert_int_equal(server_metric(&s, "exportws_refused_total{status=\"403\"}"), 8);
+    assert_int_equal(server_metric(&s, "exportws_refused_total{status=\"403\"}"), 9);
     server_stop(&s);
 }
 
@@ -849,6 +899,7 @@ int main(void)
         ROW(java_slow_reader_stalls_broadcast),
         ROW(java_slow_but_moving_reader_is_left_alone),
         ROW(java_one_failure_ends_broadcast),
+        ROW(java_one_failure_ends_push_to_one_token),
         ROW(java_poison_text),
         ROW(java_two_threads_lose_messages),
         ROW(java_message_after_101_lost),

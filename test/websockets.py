@@ -5,7 +5,6 @@ Environment: EXPORTWS, the server (./exportws). Prints a line for every test; ar
 tests by a part of their name.
 """
 import asyncio
-import os
 import signal
 import sys
 import time
@@ -19,7 +18,8 @@ except ImportError:
     print("skip websockets: this python3 has no websockets package")
     sys.exit(0)
 sys.path.append(HERE)
-from harness import (PATH, Client, Failure, Server, between, equal, poll, run, true)  # noqa: E402
+from harness import (PATH, Client, Server, between, dial, equal, poll, read_head,  # noqa: E402
+                     run, true)
 
 PATIENCE = 10  # seconds for what should happen at once
 
@@ -57,6 +57,17 @@ async def refused(server, token, **how):
 async def aside(function, *arguments):
     """Runs what blocks in a thread, so that sessions go on answering."""
     return await asyncio.get_running_loop().run_in_executor(None, function, *arguments)
+
+
+def push_in_pieces(server, token, body):
+    """A push whose body leaves only when the server has read the head; its status."""
+    with dial(server.push) as sock:
+        head = ("POST %s%s HTTP/1.1" % (PATH, token), "Host: localhost", "Expect: 100-continue",
+                "Content-Length: %d" % len(body), "", "")
+        sock.sendall("\r\n".join(head).encode())
+        equal("status before the body", read_head(sock)[0], 100)
+        sock.sendall(body)
+        return read_head(sock)[0]
 
 
 def terminate(server):
@@ -341,7 +352,7 @@ async def held_messages_that_fill_the_buffer_stop_no_live_push(server):
             held += 1
         true("%d messages held" % held, 30 <= held <= 70)
         for size in (10, 1000, 60000):
-            server.send("ab12", "x" * size)
+            equal("status", push_in_pieces(server, "ab12", b"x" * size), 200)
             equal("length of the message", len(await receive(session)), size)
 
 

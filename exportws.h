@@ -1,8 +1,9 @@
 /* exportws.h - a WebSocket push server in one file, for your program to embed
  *
- * A browser opens ws://HOST/app/ws/export-task/{token} and waits. You call exportws_send() with that token, and the
- * text is on its screen. Memory is one number, known before the first client: you hand it over, nothing is allocated
- * later, and every slot comes back - on close, on error, on timeout. Add exportws.c (-DEXPORTWS_NO_MAIN) and this:
+ * A browser opens ws://HOST/app/ws/export-task/{token} and waits. You call exportws_send() with
+ * that token, and the text is on its screen. Memory is one number, known before the first client:
+ * you hand it over, nothing is allocated later, and every slot comes back - on close, on error, on
+ * timeout. Add exportws.c (-DEXPORTWS_NO_MAIN) and this:
  *
  *   #include "exportws.h"
  *   static uint64_t memory[1000000];
@@ -19,9 +20,10 @@
  *       return w ? (exportws_end(w), 0) : 1;
  *   }
  *
- * Threads: a server belongs to the thread that steps it. Only exportws_post and exportws_stop may be called from
- * another one. Callbacks run inside exportws_step, exportws_dispatch and whatever else you call; every function here
- * but exportws_end (and the step that is running) may be called from inside them.
+ * Threads: a server belongs to the thread that steps it. Only exportws_post and exportws_stop may
+ * be called from another one. Callbacks run inside exportws_step, exportws_dispatch and whatever
+ * else you call; every function here but exportws_end (and the step that is running) may be called
+ * from inside them.
  *
  * ISC licence, see the end of exportws.c. */
 #ifndef EXPORTWS_H
@@ -39,7 +41,8 @@ extern "C" {
 
 typedef struct exportws exportws;
 
-/* A session; never reused, so that a stale one is refused (EXPORTWS_GONE), not misdelivered. 0 is no session. */
+/* A session; never reused, so that a stale one is refused (EXPORTWS_GONE), not misdelivered. 0 is
+ * no session. */
 typedef uint64_t exportws_id;
 
 /* What a message is. */
@@ -47,12 +50,12 @@ enum { EXPORTWS_TEXT = 1, EXPORTWS_BINARY = 2 };
 
 /* Errors: all negative. exportws_strerror() says them in words. */
 enum {
-    EXPORTWS_ABSENT = -1,   /* no session of that token, and holding is off: try later, or set hold_ms */
+    EXPORTWS_ABSENT = -1,   /* nobody of that token is there, and hold_ms is 0: try later */
     EXPORTWS_FULL = -2,     /* no room to keep it; nothing was kept: try again later */
-    EXPORTWS_TOO_BIG = -3,  /* longer than max_push_bytes, or the token than max_token_bytes: split it or raise it */
+    EXPORTWS_TOO_BIG = -3,  /* longer than max_push_bytes, or max_token_bytes: raise it */
     EXPORTWS_NOT_UTF8 = -4, /* EXPORTWS_TEXT that is not UTF-8: nobody was touched */
-    EXPORTWS_GONE = -5,     /* that session has ended, or the server is draining or has stopped */
-    EXPORTWS_BAD = -6       /* an argument that is never right: NULL, an empty token, an unknown kind or door */
+    EXPORTWS_GONE = -5,     /* the session has ended, or the server drains or has stopped */
+    EXPORTWS_BAD = -6       /* never right: NULL, an empty token, an unknown kind or door */
 };
 
 /* Why a session closed: on_close's reason, and the label of exportws_sessions_closed_total. */
@@ -61,7 +64,7 @@ enum {
     EXPORTWS_BY_ERROR,    /* its socket failed */
     EXPORTWS_BY_TIMEOUT,  /* it showed no life in ping_ms + pong_ms */
     EXPORTWS_BY_SLOW,     /* its queue was full, or it took nothing for write_timeout_ms */
-    EXPORTWS_BY_PROTOCOL, /* it broke RFC 6455, or sent too big a message or text that is not UTF-8 */
+    EXPORTWS_BY_PROTOCOL, /* it broke RFC 6455, sent too big a message or bad UTF-8 */
     EXPORTWS_BY_REPLACED, /* a newer session of the same token, past per_token */
     EXPORTWS_BY_ENDED,    /* exportws_close, exportws_kick or DELETE */
     EXPORTWS_BY_SHUTDOWN, /* the server drains */
@@ -80,127 +83,151 @@ typedef struct exportws_request exportws_request;
 /* The token, percent-decoded, NUL-terminated. Valid until on_upgrade returns. */
 const char *exportws_request_token(const exportws_request *r);
 
-/* What follows '?' in the request target, as sent (still percent-encoded), NUL-terminated; "" when there is none.
- * Valid until on_upgrade returns. */
+/* What follows '?' in the request target, as sent (still percent-encoded), NUL-terminated; "" when
+ * there is none. Valid until on_upgrade returns. */
 const char *exportws_request_query(const exportws_request *r);
 
-/* Copies the value of header `name` (any case; the first one of that name) to `value`, cut to size - 1 bytes and
- * NUL-terminated when size > 0. Returns the value's whole length; 0 when it is absent or empty. */
-size_t exportws_request_header(const exportws_request *r, const char *name, char *value, size_t size);
+/* Copies the value of header `name` (any case; the first one of that name) to `value`, cut to size
+ * - 1 bytes and NUL-terminated when size > 0. Returns the value's whole length; 0 when it is absent
+ * or empty. */
+size_t exportws_request_header(const exportws_request *r, const char *name, char *value,
+                               size_t size);
 
-/* All sizes are in bytes, all times in milliseconds. exportws_defaults fills every member; set what you want to
- * differ. Strings and arrays are borrowed until exportws_end: they must stay as they are. Every callback may be NULL;
- * `user` is handed to each. */
+/* All sizes are in bytes, all times in milliseconds. exportws_defaults fills every member; set what
+ * you want to differ. Strings and arrays are borrowed until exportws_end: they must stay as they
+ * are. Every callback may be NULL; `user` is handed to each. */
 typedef struct exportws_options {
-    const char *listen, *push; /* "HOST:PORT" "[V6]:PORT" ":PORT" "unix:PATH"; NULL: that door stays shut */
-    const char *path;          /* starts and ends with '/': what stands before the token */
-    const char *heartbeat;     /* a client's text that is swallowed and counts as life */
-    const char *push_secret;   /* NULL, or what the push door wants as "Authorization: Bearer ..." */
+    /* "HOST:PORT", "[V6]:PORT", ":PORT" (all addresses), "unix:PATH", or "fd:N": a socket that
+     * listens already and is the server's from now on. HOST is a numeric address or localhost.
+     * NULL: that door stays shut. */
+    const char *listen, *push;
+    const char *path;        /* starts and ends with '/': what stands before the token */
+    const char *heartbeat;   /* a client's text that is swallowed and counts as life */
+    const char *push_secret; /* NULL, or what the push door wants as "Authorization: Bearer ..." */
     const char *client_secret; /* reserved: must be NULL */
-    const char *const *origins; /* allowed Origins, "*" for any; none: the Origin's host must be the Host's */
+    const char *const
+        *origins; /* allowed Origins, "*" for any; none: the Origin's host must be the Host's */
     size_t origin_count;
     const char *const *trusted_proxies; /* reserved: trusted_proxy_count must be 0 */
     size_t trusted_proxy_count;
-    size_t capacity, per_token, per_address; /* sessions: in all, of one token, from one peer address (0: no bound) */
+    size_t capacity, per_token,
+        per_address; /* sessions: in all, of one token, from one peer address (0: no bound) */
     size_t handshakes, pushers; /* connections: with an incomplete head, at the push door */
     size_t queue, history;      /* messages: waiting for one session; history is reserved */
     size_t max_token_bytes, max_message_bytes, max_push_bytes, buffer_bytes;
-    unsigned hold_ms, ping_ms, pong_ms, handshake_timeout_ms, close_timeout_ms, write_timeout_ms, drain_ms;
+    unsigned hold_ms, ping_ms, pong_ms, handshake_timeout_ms, close_timeout_ms, write_timeout_ms,
+        drain_ms;
     int heartbeat_reply, demo; /* demo is reserved: must be 0 */
 
-    /* A well-formed upgrade that all other rules let in. 0: accept, else the HTTP status (400 to 599) to refuse with. */
+    /* A well-formed upgrade that all other rules let in. 0: accept, else the HTTP status (400 to
+     * 599) to refuse with. */
     int (*on_upgrade)(void *user, const exportws_request *request);
 
-    /* The session is in the table and its 101 is on its way: a message sent now reaches it. `token` is valid during
-     * the call, here and below. */
+    /* The session is in the table and its 101 is on its way: a message sent now reaches it. `token`
+     * is valid during the call, here and below. */
     void (*on_open)(void *user, exportws_id session, const char *token);
 
-    /* A whole message of a client that is not the heartbeat; kind is EXPORTWS_TEXT (checked UTF-8) or
-     * EXPORTWS_BINARY. `data` is valid during the call and not NUL-terminated. */
-    void (*on_message)(void *user, exportws_id session, const char *token, const void *data, size_t size, int kind);
+    /* A whole message of a client that is not the heartbeat; kind is EXPORTWS_TEXT (checked UTF-8)
+     * or EXPORTWS_BINARY. `data` is valid during the call and not NUL-terminated. */
+    void (*on_message)(void *user, exportws_id session, const char *token, const void *data,
+                       size_t size, int kind);
 
-    /* Once for every session that was open, when it no longer is. reason is EXPORTWS_BY_..., code the close code sent
-     * or received (1005: a close frame without one, 1006: none). Runs in exportws_step or exportws_dispatch. */
+    /* Once for every session that was open, when it no longer is. reason is EXPORTWS_BY_..., code
+     * the close code sent or received (1005: a close frame without one, 1006: none). Runs in
+     * exportws_step or exportws_dispatch. */
     void (*on_close)(void *user, exportws_id session, const char *token, int reason, int code);
 
-    /* One line of the log, without newline; valid during the call. Not called from inside itself. */
+    /* One line of the log, without newline; valid during the call. Not called from inside itself.
+     */
     void (*on_log)(void *user, int level, const char *line);
     void *user;
 
-    int log_level; /* EXPORTWS_LOG_...: lines below it are not made; tokens are whole only at EXPORTWS_LOG_DEBUG */
+    int log_level; /* EXPORTWS_LOG_...: lines below it are not made; tokens are whole only at
+                      EXPORTWS_LOG_DEBUG */
 } exportws_options;
 
 /* Fills *o with the defaults: those of the command line, with both doors shut. */
 void exportws_defaults(exportws_options *o);
 
-/* The bytes that a server with these options needs; 0 when an option is out of range (exportws_start says which). */
+/* The bytes that a server with these options needs; 0 when an option is out of range
+ * (exportws_start says which). */
 size_t exportws_memory(const exportws_options *o);
 
-/* Starts a server in memory[0..bytes), which must be aligned for uint64_t, hold exportws_memory(o) bytes or more and
- * stay the server's until exportws_end. Opens the doors. Returns NULL when it can't, with one line on what and why in
- * why[0..why_size) (cut to fit; why may be NULL); then nothing is left open and the memory is the caller's again. */
-exportws *exportws_start(const exportws_options *o, void *memory, size_t bytes, char *why, size_t why_size);
+/* Starts a server in memory[0..bytes), which must be aligned for uint64_t, hold exportws_memory(o)
+ * bytes or more and stay the server's until exportws_end. Opens the doors. Returns NULL when it
+ * can't, with one line on what and why in why[0..why_size) (cut to fit; why may be NULL); then
+ * nothing is left open and the memory is the caller's again. */
+exportws *exportws_start(const exportws_options *o, void *memory, size_t bytes, char *why,
+                         size_t why_size);
 
-/* One turn of the loop: waits at most timeout_ms (negative: as long as nothing is due) and serves what is ready.
- * Returns the number of events handled, 0 on timeout, EXPORTWS_GONE once the server has drained after exportws_stop,
- * EXPORTWS_BAD when w is NULL or a turn is already running (called from a callback). */
+/* One turn of the loop: waits at most timeout_ms (negative: as long as nothing is due) and serves
+ * what is ready. Returns the number of events handled, 0 on timeout, EXPORTWS_GONE once the server
+ * has drained after exportws_stop, EXPORTWS_BAD when w is NULL or a turn is already running (called
+ * from a callback). */
 int exportws_step(exportws *w, int timeout_ms);
 
-/* For a host with a poll() loop of its own: fills fds[0..max) with what the server waits for and lowers *timeout_ms
- * (negative: no bound) to when it next has to be dispatched. Returns how many it filled; EXPORTWS_TOO_BIG when max is
- * too small (capacity + handshakes + pushers + 3 always do), EXPORTWS_GONE when stopped, EXPORTWS_BAD on NULL. */
+/* For a host with a poll() loop of its own: fills fds[0..max) with what the server waits for and
+ * lowers *timeout_ms (negative: no bound) to when it next has to be dispatched. Returns how many it
+ * filled; EXPORTWS_TOO_BIG when max is too small (capacity + handshakes + pushers + 3 always do),
+ * EXPORTWS_GONE when stopped, EXPORTWS_BAD on NULL. */
 int exportws_pollfds(exportws *w, struct pollfd *fds, size_t max, int *timeout_ms);
 
-/* ... and hands back the same fds, unchanged but for revents, after poll() returned, on timeout too. Nothing of w but
- * exportws_post and exportws_stop may be called between the two... anything else may, but what it changed is
- * seen only in the next round. Returns as exportws_step. */
+/* ... and hands back the same fds, unchanged but for revents, after poll() returned, on timeout
+ * too. Other functions may be called in between. Returns as exportws_step; EXPORTWS_BAD also when
+ * fds are not those that exportws_pollfds filled in last. */
 int exportws_dispatch(exportws *w, const struct pollfd *fds, size_t count);
 
-/* Begins to drain: every session gets close 1001, and exportws_step returns EXPORTWS_GONE once all have left or
- * drain_ms have passed. Async-signal-safe, from any thread, as often as you like. NULL is ignored. */
+/* Begins to drain: every session gets close 1001, and exportws_step returns EXPORTWS_GONE once all
+ * have left or drain_ms have passed. Async-signal-safe, from any thread, as often as you like. NULL
+ * is ignored. */
 void exportws_stop(exportws *w);
 
-/* Closes everything at once, without callbacks; the memory is the caller's again. Not from a callback. NULL is
- * ignored. */
+/* Closes everything at once, without callbacks; the memory is the caller's again. Not from a
+ * callback. NULL is ignored. */
 void exportws_end(exportws *w);
 
-/* Hands a message to all sessions of a token. The bytes are copied or on their way when it returns. token is
- * NUL-terminated, 1 to max_token_bytes long, without '/'; data may be NULL when size is 0; kind is EXPORTWS_TEXT or
- * EXPORTWS_BINARY. Returns the number of sessions reached; 0: nobody is there, it is held for hold_ms;
- * EXPORTWS_ABSENT, EXPORTWS_FULL, EXPORTWS_TOO_BIG, EXPORTWS_NOT_UTF8, EXPORTWS_GONE (draining) or EXPORTWS_BAD: nothing
- * happened. */
+/* Hands a message to all sessions of a token. The bytes are copied or on their way when it returns.
+ * token is NUL-terminated, 1 to max_token_bytes long, without '/'; data may be NULL when size is 0;
+ * kind is EXPORTWS_TEXT or EXPORTWS_BINARY. Returns the number of sessions reached; 0: nobody is
+ * there, it is held for hold_ms; EXPORTWS_ABSENT, EXPORTWS_FULL, EXPORTWS_TOO_BIG,
+ * EXPORTWS_NOT_UTF8, EXPORTWS_GONE (draining) or EXPORTWS_BAD: nothing happened. */
 int exportws_send(exportws *w, const char *token, const void *data, size_t size, int kind);
 
-/* The same to every open session; returns how many, 0 or more (never held), or an error as above. */
+/* The same to every open session; returns how many, 0 or more (never held), or an error as above.
+ */
 int exportws_broadcast(exportws *w, const void *data, size_t size, int kind);
 
-/* The same to one session. Returns 1; EXPORTWS_GONE when the session has ended; EXPORTWS_FULL when it has `queue`
- * messages waiting or the buffer has no room (the session stays as it was); or an error as above. */
+/* The same to one session. Returns 1; EXPORTWS_GONE when the session has ended; EXPORTWS_FULL when
+ * it has `queue` messages waiting or the buffer has no room (the session stays as it was); or an
+ * error as above. */
 int exportws_reply(exportws *w, exportws_id session, const void *data, size_t size, int kind);
 
-/* Closes one session, after what waits for it: code as an RFC 6455 endpoint may send it (1000-1003, 1007-1014,
- * 3000-4999), reason NULL or UTF-8 of at most 123 bytes. Returns 0; EXPORTWS_GONE; EXPORTWS_BAD on another code;
- * EXPORTWS_TOO_BIG or EXPORTWS_NOT_UTF8 for the reason. on_close follows in the running or next turn. */
+/* Closes one session, after what waits for it: code as an RFC 6455 endpoint may send it (1000-1003,
+ * 1007-1014, 3000-4999), reason NULL or UTF-8 of at most 123 bytes. Returns 0; EXPORTWS_GONE;
+ * EXPORTWS_BAD on another code; EXPORTWS_TOO_BIG or EXPORTWS_NOT_UTF8 for the reason. on_close
+ * follows in the running or next turn. */
 int exportws_close(exportws *w, exportws_id session, int code, const char *reason);
 
-/* Closes all sessions of a token with 1000 and drops what is held for it, as DELETE does. Returns the number of
- * sessions closed; EXPORTWS_ABSENT when there was neither a session nor a held message; EXPORTWS_TOO_BIG or
- * EXPORTWS_BAD for the token. */
+/* Closes all sessions of a token with 1000 and drops what is held for it, as DELETE does. Returns
+ * the number of sessions closed; EXPORTWS_ABSENT when there was neither a session nor a held
+ * message; EXPORTWS_TOO_BIG or EXPORTWS_BAD for the token. */
 int exportws_kick(exportws *w, const char *token);
 
 /* Distinct tokens connected, and sessions open; EXPORTWS_BAD on NULL. */
 int exportws_online(const exportws *w);
 int exportws_sessions(const exportws *w);
 
-/* The real address of a door (EXPORTWS_CLIENTS or EXPORTWS_PUSH), as in `listen` but with the port that port 0 became,
- * cut to fit and NUL-terminated. Returns its whole length; EXPORTWS_ABSENT when that door is shut; EXPORTWS_BAD. */
+/* The real address of a door (EXPORTWS_CLIENTS or EXPORTWS_PUSH), as in `listen` but with the port
+ * that port 0 became, cut to fit and NUL-terminated. Returns its whole length; EXPORTWS_ABSENT when
+ * that door is shut; EXPORTWS_BAD. */
 int exportws_address(const exportws *w, int door, char *text, size_t size);
 
-/* From ANY thread: queues a message for a token (NULL: for all), which the loop then sends as exportws_send or
- * exportws_broadcast. Messages of one thread keep their order. Returns 0 once it is in the ring; EXPORTWS_FULL when the
- * ring is full: try again after a moment; EXPORTWS_TOO_BIG, EXPORTWS_NOT_UTF8, EXPORTWS_GONE or EXPORTWS_BAD. What the
- * loop can then neither deliver nor hold is logged and counted (exportws_posts_refused_total). Must not be called
- * before exportws_start returned or after exportws_end began. */
+/* From ANY thread: queues a message for a token (NULL: for all), which the loop then sends as
+ * exportws_send or exportws_broadcast. Messages of one thread keep their order. Returns 0 once it
+ * is in the ring; EXPORTWS_FULL when the ring is full: try again after a moment; EXPORTWS_TOO_BIG,
+ * EXPORTWS_NOT_UTF8, EXPORTWS_GONE or EXPORTWS_BAD. What the loop can then neither deliver nor hold
+ * is logged and counted (exportws_posts_refused_total). Must not be called before exportws_start
+ * returned or after exportws_end began. */
 int exportws_post(exportws *w, const char *token, const void *data, size_t size, int kind);
 
 /* A few words for an error; static; never NULL. */

@@ -14,56 +14,99 @@ WARNINGS = -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes
 STRICT   = -std=c99 -pedantic $(WARNINGS)
 SOURCE   = exportws.c exportws.h
 
+# Where a build goes: test/sanitize.sh and test/cover.sh set both to folders of their own.
+PROGRAM  = exportws
+BUILD    = build
+SAN      = 0
+SECONDS  = 60
+
 # Tests take system calls over by name, which _FORTIFY_SOURCE would hide from them.
 TEST_FLAGS = -g -U_FORTIFY_SOURCE -Wno-overlength-strings
 CMOCKA = `pkg-config --cflags --libs cmocka 2>/dev/null || \
 	echo -I/usr/local/include -L/usr/local/lib -lcmocka`
+COMPILE_TEST = mkdir -p $(BUILD) && $(CC) $(STRICT) $(TEST_FLAGS) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS)
 
-# One binary for each section of exportws.c, which it includes; then those that drive the program.
-UNITS    = build/test_bytes build/test_digest build/test_utf8 build/test_head build/test_chunk \
-	build/test_frame
-SYSTEMS  = build/test_java build/test_reclaim build/test_doors
+# One binary for each section of exportws.c, which it includes; those with a clock that the test
+# sets; those whose system calls fail; the corpus of the fuzzers; those that drive the program.
+UNITS    = $(BUILD)/test_bytes $(BUILD)/test_digest $(BUILD)/test_utf8 $(BUILD)/test_head \
+	$(BUILD)/test_chunk $(BUILD)/test_frame $(BUILD)/test_arena
+CLOCKED  =
+FAULTS   =
+REPLAYS  =
+SYSTEMS  = $(BUILD)/test_java $(BUILD)/test_reclaim $(BUILD)/test_doors $(BUILD)/test_rfc6455 \
+	$(BUILD)/test_rfc9112
 SCRIPTS  = test/options.py test/curl.sh test/websockets.py test/export.sh
+INSIDE   = $(UNITS) $(CLOCKED) $(FAULTS) $(REPLAYS)
+CLOCK_WRAP = -Wl,--wrap=clock_gettime -Wl,--wrap=time
 
-all: exportws
+all: $(PROGRAM)
 
-exportws: $(SOURCE)
+$(PROGRAM): $(SOURCE)
 	$(CC) $(STRICT) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ exportws.c $(LDLIBS)
 
-run: exportws
-	./exportws
+run: $(PROGRAM)
+	./$(PROGRAM)
 
-test: $(UNITS)
-	test/run $(UNITS)
+test: $(UNITS) $(CLOCKED)
+	test/run $(UNITS) $(CLOCKED)
 
-check: exportws $(UNITS) $(SYSTEMS)
-	PATH="`pwd`/build/python/bin:$$PATH" test/run $(UNITS) $(SYSTEMS) $(SCRIPTS)
+check: check-san-$(SAN)
+
+check-san-0: $(PROGRAM) $(INSIDE) $(SYSTEMS) $(BUILD)/echo
+	PATH="`pwd`/build/python/bin:$$PATH" EXPORTWS="$${EXPORTWS:-./$(PROGRAM)}" \
+		test/run $(INSIDE) $(SYSTEMS) $(SCRIPTS)
+
+check-san-1:
+	test/sanitize.sh
+
+lint:
+	test/lint.sh
+
+cover:
+	test/cover.sh
+
+prove:
+	test/prove.sh
 
 deps:
 	@CC="$(CC)" CMOCKA="$(CMOCKA)" test/deps
 
-bench: exportws build/bench
-	build/bench --bars first $(BENCH)
+deps-all:
+	@CC="$(CC)" CMOCKA="$(CMOCKA)" test/deps --all
+
+bench: $(PROGRAM) $(BUILD)/bench
+	$(BUILD)/bench --bars first $(BENCH)
 
 $(UNITS) $(SYSTEMS):
-	@mkdir -p build
-	$(CC) $(STRICT) $(TEST_FLAGS) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) \
-		-o $@ test/$(@F).c $(CMOCKA) $(LDLIBS)
+	@$(COMPILE_TEST) -o $@ test/$(@F).c $(CMOCKA) $(LDLIBS)
 
-$(UNITS): $(SOURCE) test/test.h
+$(CLOCKED):
+	@$(COMPILE_TEST) $(CLOCK_WRAP) -o $@ test/$(@F).c $(CMOCKA) $(LDLIBS)
+
+$(REPLAYS):
+	@$(COMPILE_TEST) -o $@ test/$(@F).c $(LDLIBS)
+
+$(BUILD)/echo: test/echo.c $(SOURCE)
+	@$(COMPILE_TEST) -DEXPORTWS_NO_MAIN -o $@ test/echo.c exportws.c $(LDLIBS)
+
+$(UNITS) $(CLOCKED): $(SOURCE) test/test.h
+$(REPLAYS): $(SOURCE) test/fuzz.h
 $(SYSTEMS): test/server.h
-build/test_bytes: test/test_bytes.c
-build/test_chunk: test/test_chunk.c
-build/test_digest: test/test_digest.c
-build/test_doors: test/test_doors.c
-build/test_frame: test/test_frame.c
-build/test_head: test/test_head.c
-build/test_java: test/test_java.c
-build/test_reclaim: test/test_reclaim.c
-build/test_utf8: test/test_utf8.c
+$(BUILD)/test_arena: test/test_arena.c
+$(BUILD)/test_bytes: test/test_bytes.c
+$(BUILD)/test_chunk: test/test_chunk.c
+$(BUILD)/test_digest: test/test_digest.c
+$(BUILD)/test_doors: test/test_doors.c
+$(BUILD)/test_frame: test/test_frame.c
+$(BUILD)/test_head: test/test_head.c
+$(BUILD)/test_java: test/test_java.c
+$(BUILD)/test_reclaim: test/test_reclaim.c
+$(BUILD)/test_rfc6455: test/test_rfc6455.c
+$(BUILD)/test_rfc9112: test/test_rfc9112.c
+$(BUILD)/test_utf8: test/test_utf8.c
 
-build/bench: test/bench.c
-	@mkdir -p build
+$(BUILD)/bench: test/bench.c
+	@mkdir -p $(BUILD)
 	$(CC) $(STRICT) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ test/bench.c $(LDLIBS)
 
 install: exportws
@@ -94,6 +137,12 @@ help:
 	@echo 'make bench      measures, and prints a table'
 	@echo 'make install    to $$(DESTDIR)$$(PREFIX), which is /usr/local; make uninstall removes it'
 	@echo 'make clean      removes what was built'
+	@echo 'For those who change it, on Debian (make deps-all installs the tools):'
+	@echo 'make check SAN=1   the same under ASan and UBSan (clang, gcc), MSan and valgrind'
+	@echo 'make lint       gcc -fanalyzer, clang --analyze, clang-tidy, cppcheck'
+	@echo 'make cover      the share of lines and branches that the tests reach: fails below 100 %'
+	@echo 'make prove      Frama-C: no run-time error in the parsers, on three machine models'
 	@echo 'Set CC, CFLAGS, CPPFLAGS, LDFLAGS, LDLIBS, PREFIX and DESTDIR as you need.'
 
-.PHONY: all run test check deps bench install uninstall clean help
+.PHONY: all run test check check-san-0 check-san-1 lint cover prove deps deps-all bench install \
+	uninstall clean help

@@ -4035,6 +4035,7 @@ static void free_lists(struct exportws *w)
 static void server_init(struct exportws *w)
 {
     w->m = (struct metrics){0};
+    w->sweep_gap_us = SWEEP_SLOWEST_US;
     w->left_first = w->left_last = NONE;
     w->all = w->aging = (struct chain){NONE, NONE};
     for (unsigned i = 0; i < TIMERS; i++) w->timers[i] = (struct chain){NONE, NONE};

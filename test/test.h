@@ -371,10 +371,88 @@ static inline void script_play(struct script *s, struct unit *u)
     } while (script_send(s));
 }
 
-/* Forgets what was gathered. */
-static inline void script_forget(struct script *s)
+/* Takes what was gathered so far off. */
+static inline void script_take(struct script *s, size_t n)
 {
-    s->got_size = 0;
+    memmove(s->got, s->got + n, s->got_size - n);
+    s->got_size -= n;
+}
+
+/* Opens a session of a token: what came behind the 101 is left in got. */
+static inline void script_join(struct script *s, struct unit *u, const char *token)
+{
+    static const char behind[] = "\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+    char request[512];
+    int n = snprintf(request, sizeof request,
+                     "GET %s%s HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+                     u->o.path, token);
+    struct piece piece = {request, (size_t)n};
+    script_attach(s, u, EXPORTWS_CLIENTS, &piece, 1);
+    script_play(s, u);
+    s->pieces = NULL, s->count = s->next = 0;
+    char *end = NULL;
+    for (size_t i = 0; i + sizeof behind - 1 <= s->got_size && !end; i++)
+        if (memcmp(s->got + i, behind, sizeof behind - 1) == 0) end = (char *)s->got + i;
+    if (!end || memcmp(s->got, "HTTP/1.1 101 ", 13) != 0)
+        fail_msg("no session of %s: %.*s", token, (int)s->got_size, (const char *)s->got);
+    script_take(s, (size_t)((uint8_t *)end - s->got) + sizeof behind - 1);
+}
+
+/* A server's frame. */
+struct script_message {
+    unsigned opcode;
+    size_t size;
+    const uint8_t *payload;
+};
+
+/* Takes the next frame off what was gathered, the payload of the last one with it: 1, or 0 when there is no whole one.
+ * It must be final and unmasked. The payload is copied to `room`. */
+static inline int script_message(struct script *s, struct script_message *m, uint8_t *room)
+{
+    const uint8_t *p = s->got;
+    size_t head = 2;
+    if (s->got_size < 2) return 0;
+    assert_int_equal(p[0] & 0xf0, 0x80);
+    m->opcode = p[0] & 15U, m->size = p[1];
+    assert_true(p[1] < 128);
+    if (m->size >= 126) {
+        size_t more = m->size == 126 ? 2 : 8;
+        head += more, m->size = 0;
+        for (size_t i = 0; i < more && s->got_size >= head; i++) m->size = m->size << 8 | p[2 + i];
+    }
+    if (s->got_size < head || s->got_size - head < m->size) return 0;
+    if (m->size > 0) memcpy(room, p + head, m->size);
+    m->payload = room;
+    script_take(s, head + m->size);
+    return 1;
+}
+
+/* The next frame is this text. */
+static inline void script_expect(struct script *s, unsigned opcode, const void *want, size_t n)
+{
+    static uint8_t room[1 << 17];
+    struct script_message m;
+    if (!script_message(s, &m, room)) fail_msg("no frame where '%.*s' should come", (int)n, (const char *)want);
+    if (m.opcode != opcode || m.size != n || (n > 0 && memcmp(m.payload, want, n) != 0))
+        fail_msg("opcode %u, '%.*s' instead of '%.*s'", m.opcode, (int)m.size, (const char *)m.payload, (int)n,
+                 (const char *)want);
+}
+
+static inline void script_expect_text(struct script *s, const char *want)
+{
+    script_expect(s, OP_TEXT, want, strlen(want));
+}
+
+/* A close frame with this code, and nothing behind it. */
+static inline void script_expect_close(struct script *s, unsigned code, const char *why)
+{
+    uint8_t payload[CONTROL_MAX];
+    size_t n = strlen(why);
+    payload[0] = (uint8_t)(code >> 8), payload[1] = (uint8_t)(code & 255);
+    memcpy(payload + 2, why, n);
+    script_expect(s, OP_CLOSE, payload, 2 + n);
+    assert_int_equal(s->got_size, 0);
 }
 
 /* A client's frame: first byte (FIN, RSV, opcode), mask and payload, as RFC 6455 draws it. Returns its length. */

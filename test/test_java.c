@@ -362,7 +362,7 @@ static void java_slow_but_moving_reader_is_left_alone(void **state)
 /* ===== One failure, everybody's failure ===== */
 
 /*
- * A session dies by RST and a push arrives, with the server asleep meanwhile. It wakes up to both and
+ * A session dies by RST and a push arrives while the server is asleep. It wakes up to both and
  * hears of the push first, since the pusher was there before the session: its send() fails.
  */
 static void push_into_rst(struct server *s, struct conn *pusher, struct peer *dying,

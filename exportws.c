@@ -3219,7 +3219,8 @@ static int push_step(struct exportws *w, struct conn *c, struct input *in)
     }
     if (q->phase == PUSH_CHUNKS) {
         int used = chunk_feed(&q->chunk, p, n, &data);
-        if (used < 0 || q->size + data > w->o.max_push_bytes) {
+        uint64_t size = q->size + data + (q->chunk.state == CHUNK_DATA ? q->chunk.left : 0);
+        if (used < 0 || size > w->o.max_push_bytes) {
             q->close = 1;
             if (used < 0) push_refuse(w, c, 400, "", "the chunked body is broken");
             else push_refuse(w, c, 413, "", "the message is longer than --max-push");

@@ -325,16 +325,19 @@ struct watch {
 #else
     struct pollfd set[MAX_FDS];
     size_t tag[MAX_FDS];
-    size_t count;
+    size_t count, fixed;
 #endif
 };
 
-static void watch_init(struct watch *w)
+/* FIXED (poll only): the newest socket stands after the first so many, the others in order. */
+static void watch_init(struct watch *w, size_t fixed)
 {
 #ifdef BENCH_EPOLL
+    (void)fixed;
     w->epoll = epoll_create1(0);
 #else
     w->count = 0;
+    w->fixed = fixed;
 #endif
 }
 
@@ -346,9 +349,16 @@ static void watch_add(struct watch *w, int fd, size_t tag)
     e.data.u64 = tag;
     epoll_ctl(w->epoll, EPOLL_CTL_ADD, fd, &e);
 #else
-    w->set[w->count].fd = fd;
-    w->set[w->count].events = POLLIN;
-    w->tag[w->count++] = tag;
+    size_t at = w->count;
+    if (at > w->fixed) {
+        w->set[at] = w->set[w->fixed];
+        w->tag[at] = w->tag[w->fixed];
+        at = w->fixed;
+    }
+    w->count++;
+    w->set[at].fd = fd;
+    w->set[at].events = POLLIN;
+    w->tag[at] = tag;
 #endif
 }
 
@@ -367,8 +377,8 @@ static void watch_forget(struct watch *w, int fd)
 #endif
 }
 
-/* Tags of what is readable, at most MAX_EVENTS. LIVE (poll only): just the first LIVE sockets that
- * were added, 0 for all: those added later are known to be silent. */
+/* Tags of what is readable, at most MAX_EVENTS. LIVE (poll only): looks just at the first so many,
+ * since the others are known to be silent. */
 static size_t watch_wait(struct watch *w, size_t *tags, size_t live, int timeout_ms)
 {
     size_t found = 0;
@@ -379,7 +389,7 @@ static size_t watch_wait(struct watch *w, size_t *tags, size_t live, int timeout
     for (int i = 0; i < n; i++)
         tags[found++] = (size_t)events[i].data.u64;
 #else
-    size_t n = live > 0 && live < w->count ? live : w->count;
+    size_t n = live < w->count ? live : w->count;
     if (poll(w->set, (nfds_t)n, timeout_ms) > 0)
         for (size_t i = 0; i < n && found < MAX_EVENTS; i++)
             if (w->set[i].revents != 0)
@@ -445,10 +455,11 @@ struct plan {
     volatile int talk;
     volatile int everybody;             /* a request is a broadcast */
     volatile size_t request_bytes, body_bytes;
-    volatile size_t live;               /* see watch_wait; counts listeners and pushers too */
+    volatile size_t live;               /* see watch_wait */
+    volatile size_t pushers;            /* that the twin has accepted */
 };
 
-enum { TWIN_LISTENERS = 2 };
+enum { TWIN_FIXED = 2 + PUSHERS };      /* what the twin always looks at: listeners, pushers */
 
 struct twin_pusher {
     int fd;
@@ -499,10 +510,12 @@ static void twin_accept(struct twin *t, int listener)
     int fd = accept(listener, NULL, NULL);
     if (fd < 0)
         return;
-    if (listener == t->push && t->pushers < PUSHERS)
-        t->pusher[t->pushers++].fd = fd;
     t->place[fd] = 0;
     watch_add(&t->watch, fd, (size_t)fd);
+    if (listener == t->push && t->pushers < PUSHERS) {
+        t->pusher[t->pushers++].fd = fd;
+        t->plan->pushers = t->pushers;
+    }
 }
 
 /* One request: its body, as a frame, to the pusher's own session or to all. */
@@ -562,10 +575,18 @@ static void twin_session(struct twin *t, int fd)
     }
 }
 
+static void twin_wake(int signal_number)
+{
+    (void)signal_number;
+}
+
 static void twin_run(struct twin *t)
 {
     size_t tags[MAX_EVENTS];
-    watch_init(&t->watch);
+    struct sigaction wake = {0};
+    wake.sa_handler = twin_wake;                        /* without SA_RESTART */
+    sigaction(SIGUSR1, &wake, NULL);
+    watch_init(&t->watch, TWIN_FIXED);
     watch_add(&t->watch, t->clients, (size_t)t->clients);
     watch_add(&t->watch, t->push, (size_t)t->push);
     for (;;) {
@@ -676,11 +697,16 @@ static void load_watch(struct load *l, size_t n)
         watch_add(&l->watch, l->session[l->watched], l->watched);
 }
 
-/* The plan for the twin; everything that a twin (with poll) has to look at for it. */
+/* What the twin does with a session's bytes; that just so many sessions, the first, will talk.
+ * The twin is between jobs, asleep: the signal has it look at the plan again. */
 static void load_plan(struct load *l, int talk, size_t talking)
 {
     l->plan->talk = talk;
-    l->plan->live = TWIN_LISTENERS + PUSHERS + talking;
+    l->plan->live = TWIN_FIXED + 1 + talking;
+#ifndef BENCH_EPOLL
+    if (l->twin)
+        kill(l->pid, SIGUSR1);
+#endif
 }
 
 /* Reads a response's head, byte counts as they come; nothing may follow it. 0, or -1. */
@@ -707,12 +733,29 @@ static int load_upgrade(struct load *l, int fd, size_t number)
     return 0;
 }
 
+/* Push connections are kept from job to job; a server may have closed them in between. */
+static int load_pushers(struct load *l)
+{
+    for (size_t i = 0; i < PUSHERS; i++) {
+        char byte;
+        if (l->pusher[i] >= 0 && recv(l->pusher[i], &byte, 1, MSG_DONTWAIT) >= 0) {
+            close(l->pusher[i]);
+            l->pusher[i] = -1;
+        }
+        if (l->pusher[i] >= 0)
+            continue;
+        l->answers[i].have = 0;
+        if ((l->pusher[i] = socket_dial(l->push_port)) < 0)
+            return load_fail(l, "push door: %s", strerror(errno));
+    }
+    while (l->twin && l->plan->pushers < PUSHERS)
+        sleep_ms(1);
+    return 0;
+}
+
 static int load_connect(struct load *l, size_t count)
 {
-    l->plan->live = 0;
-    for (size_t i = 0; i < PUSHERS; i++)
-        if (l->pusher[i] < 0 && (l->pusher[i] = socket_dial(l->push_port)) < 0)
-            return load_fail(l, "push door: %s", strerror(errno));
+    load_plan(l, TALK_SWALLOW, 0);
     while (l->sessions < count) {
         int fd = socket_dial(l->clients_port);
         if (fd < 0)
@@ -815,7 +858,7 @@ static int broadcast_once(struct load *l, size_t bytes, size_t size, size_t want
     if (!attentive && load_answer(l, 0, l->sessions) != 0)
         return -1;
     while (done < l->sessions) {
-        size_t n = watch_wait(&l->watch, tags, 0, PATIENCE_MS);
+        size_t n = watch_wait(&l->watch, tags, MAX_FDS, PATIENCE_MS);
         if (n == 0)
             return load_fail(l, "broadcast: %zu of %zu got it", done, l->sessions);
         for (size_t i = 0; i < n; i++) {
@@ -1015,7 +1058,7 @@ static int job_idle(struct load *l, const struct job *j, struct sample *s)
             if (socket_send(l->session[l->number++ % l->sessions], beat, size) != 0)
                 return load_fail(l, "idle: send: %s", strerror(errno));
         int wait = rate > 0 ? 2 : (int)((end - now) / 1000000u) + 1;
-        for (size_t i = 0, n = watch_wait(&l->watch, tags, 0, wait); i < n; i++)
+        for (size_t i = 0, n = watch_wait(&l->watch, tags, MAX_FDS, wait); i < n; i++)
             if (idle_read(l, tags[i]) != 0)
                 return -1;
     }
@@ -1204,8 +1247,7 @@ static int cycle_goodbye(struct load *l, int fd)
 
 static int job_cycle(struct load *l, const struct job *j, struct sample *s)
 {
-    load_plan(l, j->polite ? TALK_CLOSE : TALK_SWALLOW, 0);
-    l->plan->live = 0;
+    load_plan(l, j->polite ? TALK_CLOSE : TALK_SWALLOW, MAX_FDS);
     s->cpu_ns = process_cpu_ns(l->pid);
     for (uint64_t start = now_ns(); job_goes_on(j, l->laps, start); ) {
         uint64_t begin = now_ns();
@@ -1294,14 +1336,14 @@ static void load_laps(struct load *l, struct sample *s)
 static void load_serve(struct load *l, int control)
 {
     struct job j;
-    watch_init(&l->watch);
+    watch_init(&l->watch, MAX_FDS);
     for (size_t i = 0; i < PUSHERS; i++)
         l->pusher[i] = -1;
     while (read(control, &j, sizeof j) == (ssize_t)sizeof j && j.kind != JOB_QUIT) {
         struct sample s = {0};
         uint64_t start = now_ns();
         l->laps = 0;
-        s.ok = job_run(l, &j, &s) == 0;
+        s.ok = load_pushers(l) == 0 && job_run(l, &j, &s) == 0;
         if (s.wall_ns == 0)
             s.wall_ns = now_ns() - start;
         memcpy(s.why, l->why, sizeof s.why);
@@ -1673,7 +1715,7 @@ static void table_row(struct bench *b, const char *what, const char *unit, const
     table_head(b);
     if (b->csv) {
         for (size_t i = 0; i < n; i++)
-            printf("%s,%s,%zu,%.6g,%.6g\n", what, unit, i, ours[i], bare ? bare[i] : NAN);
+            printf("\"%s\",%s,%zu,%.6g,%.6g\n", what, unit, i, ours[i], bare ? bare[i] : NAN);
     }
     if (bare != NULL && n > 0) {
         for (size_t i = 0; i < n; i++) {
@@ -1702,7 +1744,7 @@ static void table_failed(struct bench *b, const char *what, const char *why)
     line[n] = '\0';
     table_head(b);
     b->failed = 1;
-    printf(b->csv ? "%s,FAILED %s,,,\n" : "%-54s FAILED: %s\n", what, line);
+    printf(b->csv ? "\"%s\",\"FAILED %s\",,,\n" : "%-54s FAILED: %s\n", what, line);
     fflush(stdout);
 }
 

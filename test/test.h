@@ -1,4 +1,5 @@
-/* test.h - what the unit tests share: guarded buffers, rows at every prefix, a fake clock, servers and peers in process
+/* test.h - what the unit tests share: guarded buffers, rows at every prefix, a fake clock, servers
+ * and peers in process
  *
  *     #define EXPORTWS_NO_MAIN
  *     #include "../exportws.c"
@@ -13,11 +14,13 @@
  *         row_run(&row, parse, sizeof(struct head));
  *     }
  *
- * A test is one translation unit, so that everything here may be static, and `static inline` keeps compilers silent
- * about what a test does not use. It comes behind exportws.c, which sets the feature macro.
+ * A test is one translation unit, so that everything here may be static, and `static inline` keeps
+ * compilers silent about what a test does not use. It comes behind exportws.c, which sets the
+ * feature macro.
  *
- * The clock is fake where the link says so: -Wl,--wrap=clock_gettime -Wl,--wrap=time. Then nothing moves it but
- * clock_advance(). Without those flags the real clock is used and the functions below are dead weight. */
+ * The clock is fake where the link says so: -Wl,--wrap=clock_gettime -Wl,--wrap=time. Then nothing
+ * moves it but clock_advance(). Without those flags the real clock is used and the functions below
+ * are dead weight. */
 #ifndef EXPORTWS_TEST_H
 #define EXPORTWS_TEST_H
 
@@ -63,7 +66,8 @@ static inline void guard_unmap(struct guard *g)
 
 enum { GUARD_BYTES = 200000 };
 
-/* A copy of bytes[0..n) whose end touches a page that may not be read: p[n] faults. Valid until the next call. */
+/* A copy of bytes[0..n) whose end touches a page that may not be read: p[n] faults. Valid until the
+ * next call. */
 static inline uint8_t *guard_copy(const void *bytes, size_t n)
 {
     static struct guard g;
@@ -83,8 +87,8 @@ static inline uint8_t *guard_copy_low(const void *bytes, size_t n)
     return g.first;
 }
 
-/* Room for n bytes of output, behind which a write faults; before it stand 64 bytes that guard_room_kept looks after.
- * Valid until the next call. */
+/* Room for n bytes of output, behind which a write faults; before it stand 64 bytes that
+ * guard_room_kept looks after. Valid until the next call. */
 static inline uint8_t *guard_room(size_t n)
 {
     static struct guard g;
@@ -103,11 +107,12 @@ static inline int guard_room_kept(const uint8_t *room)
 
 /* ===== Rows: a parser's input, whole, at every prefix, in two pieces and byte by byte ===== */
 
-/* Reads p[0..n), in which the bytes of the last call with this state stand first. Bytes used, 0: more is needed, or a
- * negative refusal. A state is all zero at the start. */
+/* Reads p[0..n), in which the bytes of the last call with this state stand first. Bytes used, 0:
+ * more is needed, or a negative refusal. A state is all zero at the start. */
 typedef int row_parser(void *state, const uint8_t *p, size_t n);
 
-/* want: the bytes used; 0: more is needed, after all of the input; negative: the refusal that the last byte causes. */
+/* want: the bytes used; 0: more is needed, after all of the input; negative: the refusal that the
+ * last byte causes. */
 struct row {
     const char *name, *input;
     size_t size;
@@ -131,7 +136,9 @@ static inline size_t row_decided(const struct row *row)
 static inline void row_expect(const struct row *row, const char *how, size_t n, int got)
 {
     int want = n >= row_decided(row) ? row->want : 0;
-    if (got != want) fail_msg("%s: %s, %zu of %zu bytes: %d instead of %d", row->name, how, n, row->size, got, want);
+    if (got != want)
+        fail_msg("%s: %s, %zu of %zu bytes: %d instead of %d", row->name, how, n, row->size, got,
+                 want);
 }
 
 static inline void row_prefixes(const struct row *row, row_parser *parse)
@@ -149,7 +156,8 @@ static inline void row_splits(const struct row *row, row_parser *parse)
     for (size_t n = 0; n < row_decided(row) && n <= row->size; n++) {
         struct row_state state = {{0}};
         row_expect(row, "first piece", n, parse(&state, guard_copy(row->input, n), n));
-        row_expect(row, "both pieces", row->size, parse(&state, guard_copy(row->input, row->size), row->size));
+        row_expect(row, "both pieces", row->size,
+                   parse(&state, guard_copy(row->input, row->size), row->size));
     }
 }
 
@@ -228,7 +236,9 @@ static inline void clock_advance(uint64_t ms)
     fake_clock.seconds = (time_t)(fake_clock.realtime_ms / 1000);
 }
 
-/* ===== A server in process: its memory ends at a page that may not be touched, its log is kept ===== */
+/* ===== A server in process ===== */
+
+/* Its memory ends at a page that may not be touched, and its log is kept. */
 
 enum { UNIT_LINES = 64 };
 
@@ -292,7 +302,9 @@ static inline void unit_settle(struct unit *u)
     fail_msg("the server does not come to rest");
 }
 
-/* ===== A scripted peer at the far end of a socketpair: pieces go in one by one, what comes back is gathered ===== */
+/* ===== A scripted peer ===== */
+
+/* At the far end of a socketpair: pieces go in one by one, what comes back is gathered. */
 
 struct piece {
     const void *bytes;
@@ -351,7 +363,8 @@ static inline size_t script_read(struct script *s)
 }
 
 /* Connects the peer to a door of a server (its doors may be shut). */
-static inline void script_attach(struct script *s, struct unit *u, int door, const struct piece *pieces, size_t count)
+static inline void script_attach(struct script *s, struct unit *u, int door,
+                                 const struct piece *pieces, size_t count)
 {
     struct sockaddr from;
     int fd = script_open(s, pieces, count);
@@ -384,8 +397,9 @@ static inline void script_join(struct script *s, struct unit *u, const char *tok
     static const char behind[] = "\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
     char request[512];
     int n = snprintf(request, sizeof request,
-                     "GET %s%s HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-                     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+                     "GET %s%s HTTP/1.1\r\nHost: h\r\n"
+                     "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+                     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
                      u->o.path, token);
     struct piece piece = {request, (size_t)n};
     script_attach(s, u, EXPORTWS_CLIENTS, &piece, 1);
@@ -406,8 +420,8 @@ struct script_message {
     const uint8_t *payload;
 };
 
-/* Takes the next frame off what was gathered, the payload of the last one with it: 1, or 0 when there is no whole one.
- * It must be final and unmasked. The payload is copied to `room`. */
+/* Takes the next frame off what was gathered, the payload of the last one with it: 1, or 0 when
+ * there is no whole one. It must be final and unmasked. The payload is copied to `room`. */
 static inline int script_message(struct script *s, struct script_message *m, uint8_t *room)
 {
     const uint8_t *p = s->got;
@@ -433,10 +447,11 @@ static inline void script_expect(struct script *s, unsigned opcode, const void *
 {
     static uint8_t room[1 << 17];
     struct script_message m;
-    if (!script_message(s, &m, room)) fail_msg("no frame where '%.*s' should come", (int)n, (const char *)want);
+    if (!script_message(s, &m, room))
+        fail_msg("no frame where '%.*s' should come", (int)n, (const char *)want);
     if (m.opcode != opcode || m.size != n || (n > 0 && memcmp(m.payload, want, n) != 0))
-        fail_msg("opcode %u, '%.*s' instead of '%.*s'", m.opcode, (int)m.size, (const char *)m.payload, (int)n,
-                 (const char *)want);
+        fail_msg("opcode %u, '%.*s' instead of '%.*s'", m.opcode, (int)m.size,
+                 (const char *)m.payload, (int)n, (const char *)want);
 }
 
 static inline void script_expect_text(struct script *s, const char *want)
@@ -455,8 +470,10 @@ static inline void script_expect_close(struct script *s, unsigned code, const ch
     assert_int_equal(s->got_size, 0);
 }
 
-/* A client's frame: first byte (FIN, RSV, opcode), mask and payload, as RFC 6455 draws it. Returns its length. */
-static inline size_t script_frame(uint8_t *out, unsigned first, const void *payload, size_t n, const uint8_t mask[4])
+/* A client's frame: first byte (FIN, RSV, opcode), mask and payload, as RFC 6455 draws it. Returns
+ * its length. */
+static inline size_t script_frame(uint8_t *out, unsigned first, const void *payload, size_t n,
+                                  const uint8_t mask[4])
 {
     const uint8_t *from = payload;
     size_t at = 0;
@@ -468,7 +485,8 @@ static inline size_t script_frame(uint8_t *out, unsigned first, const void *payl
         out[at++] = (uint8_t)(n / 256), out[at++] = (uint8_t)(n % 256);
     } else {
         out[at++] = 0xff;
-        for (int shift = 56; shift >= 0; shift -= 8) out[at++] = (uint8_t)((uint64_t)n >> shift & 255);
+        for (int shift = 56; shift >= 0; shift -= 8)
+            out[at++] = (uint8_t)((uint64_t)n >> shift & 255);
     }
     for (int i = 0; i < 4; i++) out[at++] = mask[i];
     for (size_t i = 0; i < n; i++) out[at++] = (uint8_t)(from[i] ^ mask[i % 4]);

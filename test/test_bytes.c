@@ -27,7 +27,8 @@ static void store_writes_the_low_bytes_only(void **state)
 
 static void letters_and_digits_are_those_of_ascii(void **state)
 {
-    static const char upper[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ", lower[] = "abcdefghijklmnopqrstuvwxyz";
+    static const char upper[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+                      lower[] = "abcdefghijklmnopqrstuvwxyz";
     static const char digits[] = "0123456789abcdef";
     (void)state;
     for (int c = 0; c < 256; c++) {

@@ -29,7 +29,8 @@ static void body_feed(struct body *b, struct chunk *k, const char *p, size_t n, 
     }
 }
 
-/* used: of the input when it is done; 0: more is needed; -1: its last byte is refused. data: its body so far. */
+/* used: of the input when it is done; 0: more is needed; -1: its last byte is refused. data: its
+ * body so far. */
 struct chunk_row {
     const char *name, *input;
     size_t size;
@@ -109,11 +110,14 @@ static void row_feed(const struct chunk_row *row, size_t n, size_t first, size_t
     body_feed(&b, &k, row->input, first, piece);
     body_feed(&b, &k, row->input + first, n - first, piece);
     int whole = n == row->size;
-    if (b.failed != (whole && row->used < 0)) fail_msg("%s: %zu bytes, %zu a piece: failed %d", row->name, n, piece, b.failed);
-    if ((k.state == CHUNK_DONE) != (whole && row->used > 0)) fail_msg("%s: %zu bytes: done or not", row->name, n);
+    if (b.failed != (whole && row->used < 0))
+        fail_msg("%s: %zu bytes, %zu a piece: failed %d", row->name, n, piece, b.failed);
+    if ((k.state == CHUNK_DONE) != (whole && row->used > 0))
+        fail_msg("%s: %zu bytes: done or not", row->name, n);
     if (!b.failed && b.used != n) fail_msg("%s: %zu bytes, %zu used", row->name, n, b.used);
     if (whole && b.size != strlen(row->data)) fail_msg("%s: %zu bytes of data", row->name, b.size);
-    if (b.size > strlen(row->data) || memcmp(b.bytes, row->data, b.size) != 0) fail_msg("%s: other data", row->name);
+    if (b.size > strlen(row->data) || memcmp(b.bytes, row->data, b.size) != 0)
+        fail_msg("%s: other data", row->name);
 }
 
 static void chunked_rows_at_every_prefix(void **state)
@@ -134,7 +138,8 @@ static void chunked_rows_split_at_every_byte(void **state)
 {
     (void)state;
     for (size_t i = 0; i < COUNT(rows); i++)
-        for (size_t first = 0; first <= rows[i].size; first++) row_feed(&rows[i], rows[i].size, first, SIZE_MAX);
+        for (size_t first = 0; first <= rows[i].size; first++)
+            row_feed(&rows[i], rows[i].size, first, SIZE_MAX);
 }
 
 static void chunked_body_ends_before_the_next_request(void **state)
@@ -181,7 +186,8 @@ static void chunk_feed_stops_behind_every_piece_of_data(void **state)
     (void)state;
     for (size_t i = 0; i < COUNT(steps); i++) {
         size_t data = 77;
-        assert_int_equal(chunk_feed(&k, guard_copy(input + at, n - at), n - at, &data), steps[i].used);
+        assert_int_equal(chunk_feed(&k, guard_copy(input + at, n - at), n - at, &data),
+                         steps[i].used);
         assert_int_equal(data, steps[i].data);
         at += (size_t)steps[i].used;
     }
@@ -210,7 +216,9 @@ static void extensions_and_trailers_have_an_end(void **state)
     static const struct {
         const char *name, *start, *end;
         size_t counted; /* of start, as extension or trailer */
-    } limits[] = {{"extension", "0;", "\r", 0}, {"trailer", "0\r\nX", "\r", 0}, {"both", "0;ab\r\nX", "\r", 3}};
+    } limits[] = {{"extension", "0;", "\r", 0},
+                  {"trailer", "0\r\nX", "\r", 0},
+                  {"both", "0;ab\r\nX", "\r", 3}};
     (void)state;
     for (size_t i = 0; i < COUNT(limits); i++) {
         for (size_t over = 0; over < 2; over++) {

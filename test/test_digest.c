@@ -42,7 +42,8 @@ static void sha1_gives_the_digests_of_fips_180(void **state)
     for (size_t i = 0; i < COUNT(rows); i++) {
         uint8_t bytes[1024];
         size_t n = 0, piece = strlen(rows[i].input);
-        for (unsigned k = 0; k < rows[i].times; k++, n += piece) memcpy(bytes + n, rows[i].input, piece);
+        for (unsigned k = 0; k < rows[i].times; k++, n += piece)
+            memcpy(bytes + n, rows[i].input, piece);
         sha1_expect(rows[i].name, guard_copy(bytes, n), n, rows[i].want);
     }
 }
@@ -61,13 +62,20 @@ static void sha1_pads_right_at_every_boundary(void **state)
         size_t n;
         const char *want;
     } rows[] = {
-        {1, "86f7e437faa5a7fce15d1ddcb9eaeaea377667b8"},   {3, "7e240de74fb1ed08fa08d38063f6a6a91462a815"},
-        {55, "c1c8bbdc22796e28c0e15163d20899b65621d65a"},  {56, "c2db330f6083854c99d4b5bfb6e8f29f201be699"},
-        {57, "f08f24908d682555111be7ff6f004e78283d989a"},  {63, "03f09f5b158a7a8cdad920bddc29b81c18a551f5"},
-        {64, "0098ba824b5c16427bd7a1122a5a442a25ec644d"},  {65, "11655326c708d70319be2610e8a57d9a5b959d3b"},
-        {119, "ee971065aaa017e0632a8ca6c77bb3bf8b1dfc56"}, {120, "f34c1488385346a55709ba056ddd08280dd4c6d6"},
-        {121, "fa6b5a6f8ac27182f838fe7841ec6d2aef3ade29"}, {127, "89d95fa32ed44a7c610b7ee38517ddf57e0bb975"},
-        {128, "ad5b3fdbcb526778c2839d2f151ea753995e26a0"}, {129, "d96debf1bdcbc896e6c134ea76e8141f40d78536"},
+        {1, "86f7e437faa5a7fce15d1ddcb9eaeaea377667b8"},
+        {3, "7e240de74fb1ed08fa08d38063f6a6a91462a815"},
+        {55, "c1c8bbdc22796e28c0e15163d20899b65621d65a"},
+        {56, "c2db330f6083854c99d4b5bfb6e8f29f201be699"},
+        {57, "f08f24908d682555111be7ff6f004e78283d989a"},
+        {63, "03f09f5b158a7a8cdad920bddc29b81c18a551f5"},
+        {64, "0098ba824b5c16427bd7a1122a5a442a25ec644d"},
+        {65, "11655326c708d70319be2610e8a57d9a5b959d3b"},
+        {119, "ee971065aaa017e0632a8ca6c77bb3bf8b1dfc56"},
+        {120, "f34c1488385346a55709ba056ddd08280dd4c6d6"},
+        {121, "fa6b5a6f8ac27182f838fe7841ec6d2aef3ade29"},
+        {127, "89d95fa32ed44a7c610b7ee38517ddf57e0bb975"},
+        {128, "ad5b3fdbcb526778c2839d2f151ea753995e26a0"},
+        {129, "d96debf1bdcbc896e6c134ea76e8141f40d78536"},
         {200, "e61cfffe0d9195a525fc6cf06ca2d77119c24a40"},
     };
     uint8_t bytes[200];
@@ -121,8 +129,12 @@ static int bits_decode(const uint8_t *text, size_t n, uint8_t *out)
     size_t used = 0, pad = 0;
     if (n % 4 != 0) return -1;
     for (size_t i = 0; i < n; i++) {
-        int c = text[i], six = c >= 'A' && c <= 'Z' ? c - 'A' : c >= 'a' && c <= 'z' ? c - 'a' + 26
-                             : c >= '0' && c <= '9' ? c - '0' + 52 : c == '+' ? 62 : c == '/' ? 63 : -1;
+        int c = text[i], six = c >= 'A' && c <= 'Z'   ? c - 'A'
+                               : c >= 'a' && c <= 'z' ? c - 'a' + 26
+                               : c >= '0' && c <= '9' ? c - '0' + 52
+                               : c == '+'             ? 62
+                               : c == '/'             ? 63
+                                                      : -1;
         if (c == '=') {
             pad++;
             continue;
@@ -184,7 +196,8 @@ static void key_of_another_length_is_none(void **state)
 
 static void key_has_base64_letters_and_two_pads_only(void **state)
 {
-    static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    static const char letters[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     (void)state;
     for (size_t at = 0; at < 24; at++) {
         for (int c = 0; c < 256; c++) {
@@ -193,7 +206,8 @@ static void key_has_base64_letters_and_two_pads_only(void **state)
             key[at] = (char)c;
             if (at == 21 && letter) continue; /* its low bits are spare: see below */
             int want = at < 22 ? letter : c == '=';
-            if (key_valid(guard_copy(key, 24), 24) != want) fail_msg("byte %d at %zu: not %d", c, at, want);
+            if (key_valid(guard_copy(key, 24), 24) != want)
+                fail_msg("byte %d at %zu: not %d", c, at, want);
         }
     }
     for (const char *last = "AQgw"; *last; last++) {
@@ -234,7 +248,8 @@ static void siphash_gives_the_reference_vectors(void **state)
         bytes[n] = (uint8_t)n;
         uint64_t hash = siphash(guard_copy_low(key, 16), guard_copy(bytes, n), n);
         char hex[17];
-        for (size_t i = 0; i < 8; i++) snprintf(hex + 2 * i, 3, "%02x", (unsigned)(hash >> 8 * i & 255));
+        for (size_t i = 0; i < 8; i++)
+            snprintf(hex + 2 * i, 3, "%02x", (unsigned)(hash >> 8 * i & 255));
         assert_string_equal(hex, sip_vectors[n]);
     }
 }

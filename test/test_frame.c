@@ -17,13 +17,16 @@ static const struct {
     unsigned fin, opcode;
     uint64_t size;
 } heads[] = {
-    {ROW("Hello of RFC 6455, 5.7, masked", "\x81\x85" MASK "\x7f\x9f\x4d\x51\x58", 6), 1, OP_TEXT, 5},
-    {ROW("pong of RFC 6455, 5.7, masked", "\x8a\x85" MASK "\x7f\x9f\x4d\x51\x58", 6), 1, OP_PONG, 5},
+    {ROW("Hello of RFC 6455, 5.7, masked", "\x81\x85" MASK "\x7f\x9f\x4d\x51\x58", 6), 1, OP_TEXT,
+     5},
+    {ROW("pong of RFC 6455, 5.7, masked", "\x8a\x85" MASK "\x7f\x9f\x4d\x51\x58", 6), 1, OP_PONG,
+     5},
     {ROW("ping of 5.7, masked", "\x89\x85" MASK, 6), 1, OP_PING, 5},
     {ROW("first fragment of 5.7, masked", "\x01\x83" MASK, 6), 0, OP_TEXT, 3},
     {ROW("last fragment of 5.7, masked", "\x80\x82" MASK, 6), 1, OP_CONTINUATION, 2},
     {ROW("256 bytes of 5.7, masked", "\x82\xfe\x01\x00" MASK, 8), 1, OP_BINARY, 256},
-    {ROW("64 KiB of 5.7, masked", "\x82\xff\x00\x00\x00\x00\x00\x01\x00\x00" MASK, 14), 1, OP_BINARY, 65536},
+    {ROW("64 KiB of 5.7, masked", "\x82\xff\x00\x00\x00\x00\x00\x01\x00\x00" MASK, 14), 1,
+     OP_BINARY, 65536},
     {ROW("empty text", "\x81\x80" MASK, 6), 1, OP_TEXT, 0},
     {ROW("empty fragment in between", "\x00\x80" MASK, 6), 0, OP_CONTINUATION, 0},
     {ROW("empty close", "\x88\x80" MASK, 6), 1, OP_CLOSE, 0},
@@ -33,9 +36,10 @@ static const struct {
     {ROW("127 bytes", "\x81\xfe\x00\x7f" MASK, 8), 1, OP_TEXT, 127},
     {ROW("65535 bytes", "\x81\xfe\xff\xff" MASK, 8), 1, OP_TEXT, 65535},
     {ROW("65536 bytes", "\x81\xff\x00\x00\x00\x00\x00\x01\x00\x00" MASK, 14), 1, OP_TEXT, 65536},
-    {ROW("every byte of the length counts", "\x02\xff\x01\x23\x45\x67\x89\xab\xcd\xef" MASK, 14), 0, OP_BINARY,
-     0x0123456789abcdef},
-    {ROW("2^63 - 1 bytes", "\x81\xff\x7f\xff\xff\xff\xff\xff\xff\xff" MASK, 14), 1, OP_TEXT, INT64_MAX},
+    {ROW("every byte of the length counts", "\x02\xff\x01\x23\x45\x67\x89\xab\xcd\xef" MASK, 14), 0,
+     OP_BINARY, 0x0123456789abcdef},
+    {ROW("2^63 - 1 bytes", "\x81\xff\x7f\xff\xff\xff\xff\xff\xff\xff" MASK, 14), 1, OP_TEXT,
+     INT64_MAX},
 };
 
 static void frame_heads_are_read(void **state)
@@ -47,7 +51,8 @@ static void frame_heads_are_read(void **state)
         memset(&f, 0x5a, sizeof f); /* nothing may be left of what was there */
         assert_int_equal(frame_decode(guard_copy(row->input, row->size), row->size, &f), row->want);
         if (f.fin != heads[i].fin || f.opcode != heads[i].opcode || f.size != heads[i].size)
-            fail_msg("%s: fin %u, opcode %u, size %llu", row->name, f.fin, f.opcode, (unsigned long long)f.size);
+            fail_msg("%s: fin %u, opcode %u, size %llu", row->name, f.fin, f.opcode,
+                     (unsigned long long)f.size);
         assert_memory_equal(f.mask, MASK, 4);
     }
 }
@@ -55,7 +60,8 @@ static void frame_heads_are_read(void **state)
 static void frame_heads_are_the_same_at_every_prefix(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < COUNT(heads); i++) row_run(&heads[i].row, parse_frame, sizeof(struct frame));
+    for (size_t i = 0; i < COUNT(heads); i++)
+        row_run(&heads[i].row, parse_frame, sizeof(struct frame));
 }
 
 static void frame_refuses_at_the_byte_that_is_wrong(void **state)
@@ -163,7 +169,8 @@ static void frame_heads_read_back_what_they_write(void **state)
         memcpy(head + n, MASK, 4);
         assert_true(frame_decode(head, n + 3, &f) == 0);
         assert_true(frame_decode(head, n + 4, &f) == (int)n + 4);
-        assert_true(f.fin && f.opcode == opcodes[size % 3] && f.size == size && memcmp(f.mask, MASK, 4) == 0);
+        assert_true(f.fin && f.opcode == opcodes[size % 3] && f.size == size &&
+                    memcmp(f.mask, MASK, 4) == 0);
     }
 }
 
@@ -187,7 +194,8 @@ static void frames_of_the_scripted_peer_are_frames(void **state)
 
 /* ===== Unmasking ===== */
 
-static void naive_unmask(uint8_t *dst, const uint8_t *src, size_t n, const uint8_t mask[4], uint64_t phase)
+static void naive_unmask(uint8_t *dst, const uint8_t *src, size_t n, const uint8_t mask[4],
+                         uint64_t phase)
 {
     for (size_t i = 0; i < n; i++) dst[i] = (uint8_t)(src[i] ^ mask[(i + phase) % 4]);
 }
@@ -221,7 +229,8 @@ static void unmask_is_the_naive_loop_at_every_alignment(void **state)
                 uint8_t *dst = guard_room(n), *src = guard_copy_low(bytes, sizeof bytes) + at;
                 naive_unmask(want, src, n, mask, phase);
                 frame_unmask(dst, src, n, mask, phase);
-                if (memcmp(dst, want, n) != 0) fail_msg("%zu bytes, %zu, phase %d", n, at, (int)phase);
+                if (memcmp(dst, want, n) != 0)
+                    fail_msg("%zu bytes, %zu, phase %d", n, at, (int)phase);
                 assert_true(guard_room_kept(dst));
                 assert_memory_equal(src, bytes + at, n);
             }
@@ -248,8 +257,10 @@ static void unmask_in_place_and_downwards_over_itself(void **state)
                 uint8_t *dst = guard_copy(bytes, down + n);
                 naive_unmask(want, bytes + down, n, mask, phase);
                 frame_unmask(dst, dst + down, n, mask, phase);
-                if (memcmp(dst, want, n) != 0) fail_msg("%zu bytes, %zu down, phase %d", n, down, (int)phase);
-                assert_memory_equal(dst + n, bytes + n, down); /* behind it stands what stood there */
+                if (memcmp(dst, want, n) != 0)
+                    fail_msg("%zu bytes, %zu down, phase %d", n, down, (int)phase);
+                assert_memory_equal(dst + n, bytes + n,
+                                    down); /* behind it stands what stood there */
             }
         }
     }
@@ -279,9 +290,9 @@ static void close_codes_are_those_that_may_be_sent(void **state)
 {
     (void)state;
     for (unsigned code = 0; code < 65536; code++) {
-        int want = (code >= 3000 && code < 5000) || code == 1000 || code == 1001 || code == 1002 || code == 1003 ||
-                   code == 1007 || code == 1008 || code == 1009 || code == 1010 || code == 1011 || code == 1012 ||
-                   code == 1013 || code == 1014;
+        int want = (code >= 3000 && code < 5000) || code == 1000 || code == 1001 || code == 1002 ||
+                   code == 1003 || code == 1007 || code == 1008 || code == 1009 || code == 1010 ||
+                   code == 1011 || code == 1012 || code == 1013 || code == 1014;
         if (close_code_valid(code) != want) fail_msg("%u", code);
     }
 }

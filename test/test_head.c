@@ -30,58 +30,95 @@ static const struct {
     {ALL("HTTP/1.7 is read as 1.1", "GET / HTTP/1.7\r\nHost: h\r\n\r\n"),
      {.method = "GET", .target = "/", .host = "h", .minor = 1, .seen = SEEN(HOST)}},
     {ALL("upgrade as a browser sends it",
-         "GET /app/ws/export-task/ab12?last=7 HTTP/1.1\r\nHost: example.com:8080\r\nConnection: keep-alive, Upgrade\r\n"
-         "Pragma: no-cache\r\nCache-Control: no-cache\r\nUser-Agent: Mozilla/5.0 (X11; Linux)\r\nUpgrade: websocket\r\n"
-         "Origin: https://example.com\r\nSec-WebSocket-Version: 13\r\nAccept-Language: de,en;q=0.5\r\n"
-         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n"),
-     {.method = "GET", .target = "/app/ws/export-task/ab12?last=7", .host = "example.com:8080",
-      .origin = "https://example.com", .key = "dGhlIHNhbXBsZSBub25jZQ==", .minor = 1,
+         "GET /app/ws/export-task/ab12?last=7 HTTP/1.1\r\nHost: example.com:8080\r\nConnection: "
+         "keep-alive, Upgrade\r\n"
+         "Pragma: no-cache\r\nCache-Control: no-cache\r\nUser-Agent: Mozilla/5.0 (X11; "
+         "Linux)\r\nUpgrade: websocket\r\n"
+         "Origin: https://example.com\r\nSec-WebSocket-Version: 13\r\nAccept-Language: "
+         "de,en;q=0.5\r\n"
+         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Extensions: "
+         "permessage-deflate\r\n\r\n"),
+     {.method = "GET",
+      .target = "/app/ws/export-task/ab12?last=7",
+      .host = "example.com:8080",
+      .origin = "https://example.com",
+      .key = "dGhlIHNhbXBsZSBub25jZQ==",
+      .minor = 1,
       .flags = HEAD_KEEP_ALIVE | HEAD_UPGRADE | HEAD_WEBSOCKET | HEAD_VERSION_13,
-      .seen = SEEN(HOST) | SEEN(CONNECTION) | SEEN(UPGRADE) | SEEN(ORIGIN) | SEEN(VERSION) | SEEN(KEY)}},
-    {ALL("push as curl sends it",
-         "POST /app/ws/export-task/ab12 HTTP/1.1\r\nHost: 127.0.0.1:8081\r\nUser-Agent: curl/8.0\r\nAccept: */*\r\n"
-         "Authorization: Bearer s3cret\r\nContent-Length: 5\r\nContent-Type: application/octet-stream\r\n"
-         "Expect: 100-continue\r\n\r\n"),
-     {.method = "POST", .target = "/app/ws/export-task/ab12", .host = "127.0.0.1:8081",
-      .authorization = "Bearer s3cret", .minor = 1, .length = 5, .flags = HEAD_BINARY | HEAD_CONTINUE,
+      .seen = SEEN(HOST) | SEEN(CONNECTION) | SEEN(UPGRADE) | SEEN(ORIGIN) | SEEN(VERSION) |
+              SEEN(KEY)}},
+    {ALL("push as curl sends it", "POST /app/ws/export-task/ab12 HTTP/1.1\r\nHost: "
+                                  "127.0.0.1:8081\r\nUser-Agent: curl/8.0\r\nAccept: */*\r\n"
+                                  "Authorization: Bearer s3cret\r\nContent-Length: "
+                                  "5\r\nContent-Type: application/octet-stream\r\n"
+                                  "Expect: 100-continue\r\n\r\n"),
+     {.method = "POST",
+      .target = "/app/ws/export-task/ab12",
+      .host = "127.0.0.1:8081",
+      .authorization = "Bearer s3cret",
+      .minor = 1,
+      .length = 5,
+      .flags = HEAD_BINARY | HEAD_CONTINUE,
       .seen = SEEN(HOST) | SEEN(AUTHORIZATION) | SEEN(LENGTH) | SEEN(TYPE) | SEEN(EXPECT)}},
     {ALL("chunked push", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: Chunked\r\n\r\n"),
-     {.method = "POST", .target = "/", .host = "h", .minor = 1, .flags = HEAD_CHUNKED,
+     {.method = "POST",
+      .target = "/",
+      .host = "h",
+      .minor = 1,
+      .flags = HEAD_CHUNKED,
       .seen = SEEN(HOST) | SEEN(ENCODING)}},
     {ALL("names in any case, blanks of any number",
-         "GET / HTTP/1.1\r\nhOST:\t h \t\r\nORIGIN:o\r\nsec-websocket-KEY:  k\r\ncontent-length:  0007  \r\n\r\n"),
-     {.method = "GET", .target = "/", .host = "h", .origin = "o", .key = "k", .minor = 1, .length = 7,
+         "GET / HTTP/1.1\r\nhOST:\t h \t\r\nORIGIN:o\r\nsec-websocket-KEY:  k\r\ncontent-length:  "
+         "0007  \r\n\r\n"),
+     {.method = "GET",
+      .target = "/",
+      .host = "h",
+      .origin = "o",
+      .key = "k",
+      .minor = 1,
+      .length = 7,
       .seen = SEEN(HOST) | SEEN(ORIGIN) | SEEN(KEY) | SEEN(LENGTH)}},
     {ALL("empty lines before it", "\r\n\r\nGET /x HTTP/1.1\r\nHost: h\r\n\r\n"),
      {.method = "GET", .target = "/x", .host = "h", .minor = 1, .seen = SEEN(HOST)}},
     {ALL("method of all characters", "!#$%&'*+-.^_`|~09azAZ /x HTTP/1.0\r\n\r\n"),
      {.method = "!#$%&'*+-.^_`|~09azAZ", .target = "/x"}},
-    {ALL("target of all characters", "GET !\"#$%&'()*+,-./09:;<=>?@AZ[\\]^_`az{|}~ HTTP/1.0\r\n\r\n"),
+    {ALL("target of all characters",
+         "GET !\"#$%&'()*+,-./09:;<=>?@AZ[\\]^_`az{|}~ HTTP/1.0\r\n\r\n"),
      {.method = "GET", .target = "!\"#$%&'()*+,-./09:;<=>?@AZ[\\]^_`az{|}~"}},
     {ALL("bytes beyond ASCII in a value", "GET / HTTP/1.1\r\nHost: h\r\nX: caf\xe9\xff\r\n\r\n"),
      {.method = "GET", .target = "/", .host = "h", .minor = 1, .seen = SEEN(HOST)}},
     {ALL("tab and colons in a value", "GET / HTTP/1.1\r\nHost: a:b\tc:d\r\n\r\n"),
      {.method = "GET", .target = "/", .host = "a:b\tc:d", .minor = 1, .seen = SEEN(HOST)}},
-    {ALL("fields unknown twice", "GET / HTTP/1.1\r\nX: 1\r\nHost: h\r\nX: 2\r\nHosts: i\r\nHos: j\r\n\r\n"),
+    {ALL("fields unknown twice",
+         "GET / HTTP/1.1\r\nX: 1\r\nHost: h\r\nX: 2\r\nHosts: i\r\nHos: j\r\n\r\n"),
      {.method = "GET", .target = "/", .host = "h", .minor = 1, .seen = SEEN(HOST)}},
     {ALL("lists may come in several fields",
          "GET / HTTP/1.1\r\nConnection: close\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
          "Upgrade: WebSocket\r\nExpect: x\r\nExpect: 100-Continue\r\n\r\n"),
-     {.method = "GET", .target = "/", .host = "h", .minor = 1,
+     {.method = "GET",
+      .target = "/",
+      .host = "h",
+      .minor = 1,
       .flags = HEAD_CLOSE | HEAD_UPGRADE | HEAD_WEBSOCKET | HEAD_CONTINUE,
       .seen = SEEN(HOST) | SEEN(CONNECTION) | SEEN(UPGRADE) | SEEN(EXPECT)}},
     {ALL("length beyond 64 bits is the largest there is",
          "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999999999999999\r\n\r\n"),
-     {.method = "POST", .target = "/", .host = "h", .minor = 1, .length = UINT64_MAX,
+     {.method = "POST",
+      .target = "/",
+      .host = "h",
+      .minor = 1,
+      .length = UINT64_MAX,
       .seen = SEEN(HOST) | SEEN(LENGTH)}},
     {ALL("two requests: the first", "GET /1 HTTP/1.0\r\n\r\n"), {.method = "GET", .target = "/1"}},
 };
 
-static void span_expect(const char *name, const char *what, const uint8_t *p, struct span span, const char *want)
+static void span_expect(const char *name, const char *what, const uint8_t *p, struct span span,
+                        const char *want)
 {
     size_t n = want ? strlen(want) : 0;
     if (span.size != n || (n > 0 && memcmp(p + span.at, want, n) != 0))
-        fail_msg("%s: %s is '%.*s', not '%s'", name, what, (int)span.size, (const char *)p + span.at, want ? want : "");
+        fail_msg("%s: %s is '%.*s', not '%s'", name, what, (int)span.size,
+                 (const char *)p + span.at, want ? want : "");
 }
 
 static void head_reads_what_is_there(void **state)
@@ -99,9 +136,10 @@ static void head_reads_what_is_there(void **state)
         span_expect(row->name, "origin", p, h.origin, want->origin);
         span_expect(row->name, "key", p, h.key, want->key);
         span_expect(row->name, "authorization", p, h.authorization, want->authorization);
-        if (h.minor != want->minor || h.flags != want->flags || h.seen != want->seen || h.length != want->length)
-            fail_msg("%s: minor %u, flags %x, seen %x, length %llu", row->name, h.minor, h.flags, h.seen,
-                     (unsigned long long)h.length);
+        if (h.minor != want->minor || h.flags != want->flags || h.seen != want->seen ||
+            h.length != want->length)
+            fail_msg("%s: minor %u, flags %x, seen %x, length %llu", row->name, h.minor, h.flags,
+                     h.seen, (unsigned long long)h.length);
         const char *fields = strstr(row->input, "HTTP/1.");
         assert_ptr_equal(p + h.fields.at, p + (fields - row->input) + 10);
     }
@@ -110,7 +148,8 @@ static void head_reads_what_is_there(void **state)
 static void head_is_the_same_at_every_prefix_and_byte_by_byte(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < COUNT(heads); i++) row_run(&heads[i].row, parse_head, sizeof(struct head));
+    for (size_t i = 0; i < COUNT(heads); i++)
+        row_run(&heads[i].row, parse_head, sizeof(struct head));
 }
 
 /* ===== Heads that are refused: by their last byte ===== */
@@ -190,7 +229,8 @@ static const struct row refused[] = {
     ROW("chunked and more", HOST "Transfer-Encoding: chunked;q=1\r\n", -501),
     ROW("chunke", HOST "Transfer-Encoding: chunke\r\n", -501),
     ROW("HTTP/1.1 without Host", "GET / HTTP/1.1\r\n\r\n", -400),
-    ROW("HTTP/1.1 with other fields but Host", "GET / HTTP/1.1\r\nHosts: h\r\nX-Host: h\r\n\r\n", -400),
+    ROW("HTTP/1.1 with other fields but Host", "GET / HTTP/1.1\r\nHosts: h\r\nX-Host: h\r\n\r\n",
+        -400),
     ROW("length and chunked", HOST "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", -400),
     ROW("chunked and length", HOST "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n", -400),
     ROW("length and chunked in HTTP/1.0",
@@ -200,7 +240,8 @@ static const struct row refused[] = {
 static void head_refuses_at_the_byte_that_is_wrong(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < COUNT(refused); i++) row_run(&refused[i], parse_head, sizeof(struct head));
+    for (size_t i = 0; i < COUNT(refused); i++)
+        row_run(&refused[i], parse_head, sizeof(struct head));
 }
 
 static void head_that_is_incomplete_waits_for_more(void **state)
@@ -265,7 +306,8 @@ static void head_without_end_is_431_at_8_kib(void **state)
         size_t at = strlen(rows[i].first), piece = strlen(rows[i].again);
         struct head h = {0};
         memcpy(bytes, rows[i].first, at);
-        for (; at < sizeof bytes; at++) bytes[at] = (uint8_t)rows[i].again[(at - strlen(rows[i].first)) % piece];
+        for (; at < sizeof bytes; at++)
+            bytes[at] = (uint8_t)rows[i].again[(at - strlen(rows[i].first)) % piece];
         assert_int_equal(head_parse(&h, guard_copy(bytes, HEAD_MAX - 1), HEAD_MAX - 1), 0);
         assert_int_equal(head_parse(&h, guard_copy(bytes, HEAD_MAX), HEAD_MAX), -431);
     }
@@ -336,15 +378,18 @@ static void head_flags_follow_the_values(void **state)
         struct head h = {0};
         size_t n = (size_t)snprintf(text, sizeof text, HOST "%s\r\n\r\n", rows[i].field);
         assert_int_equal(head_parse(&h, guard_copy(text, n), n), n);
-        if (h.flags != rows[i].flags) fail_msg("%s: flags %x, not %x", rows[i].field, h.flags, rows[i].flags);
+        if (h.flags != rows[i].flags)
+            fail_msg("%s: flags %x, not %x", rows[i].field, h.flags, rows[i].flags);
     }
 }
 
 static void token_characters_are_those_of_rfc_9110(void **state)
 {
-    static const char all[] = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    static const char all[] =
+        "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
     (void)state;
-    for (int c = 0; c < 256; c++) assert_int_equal(http_tchar((uint8_t)c), c && strchr(all, c) != NULL);
+    for (int c = 0; c < 256; c++)
+        assert_int_equal(http_tchar((uint8_t)c), c && strchr(all, c) != NULL);
     for (int c = 0; c < 256; c++) assert_int_equal(http_blank((uint8_t)c), c == 32 || c == 9);
 }
 
@@ -373,8 +418,8 @@ static void blanks_are_taken_off_both_ends(void **state)
 {
     static const struct {
         const char *input, *want;
-    } rows[] = {{"", ""}, {" ", ""}, {" \t \t", ""}, {"a", "a"}, {" a", "a"}, {"a\t", "a"}, {"\t a b \t", "a b"},
-                {"\ra\n", "\ra\n"}};
+    } rows[] = {{"", ""},    {" ", ""},    {" \t \t", ""},       {"a", "a"},
+                {" a", "a"}, {"a\t", "a"}, {"\t a b \t", "a b"}, {"\ra\n", "\ra\n"}};
     (void)state;
     for (size_t i = 0; i < COUNT(rows); i++) {
         size_t n = strlen(rows[i].input), low_n = n;
@@ -390,7 +435,8 @@ static void blanks_are_taken_off_both_ends(void **state)
 /* The header function that embedders have. */
 static void request_header_finds_the_first_of_a_name(void **state)
 {
-    static const char text[] = "GET / HTTP/1.1\r\nHost: h\r\nCookie:\t a=1; b=2 \r\ncookie: c=3\r\nEmpty:\r\nX: y:z\r\n\r\n";
+    static const char text[] = "GET / HTTP/1.1\r\nHost: h\r\nCookie:\t a=1; b=2 \r\ncookie: "
+                               "c=3\r\nEmpty:\r\nX: y:z\r\n\r\n";
     static const struct {
         const char *name, *want;
     } rows[] = {{"Host", "h"}, {"HOST", "h"}, {"cookie", "a=1; b=2"}, {"empty", ""}, {"x", "y:z"},
@@ -486,11 +532,13 @@ static void token_is_percent_decoded(void **state)
         assert_true(guard_room_kept(out));
         if (rows[i].want) assert_memory_equal(out, rows[i].want, strlen(rows[i].want));
         in_place = guard_copy(rows[i].input, n);
-        assert_int_equal(token_decode(in_place, n, in_place, rows[i].size < n ? rows[i].size : n), got);
+        assert_int_equal(token_decode(in_place, n, in_place, rows[i].size < n ? rows[i].size : n),
+                         got);
         for (size_t k = 0; k <= n; k++) {
             int expected = reference_decode(rows[i].input, k, want, rows[i].size);
             got = token_decode(guard_copy(rows[i].input, k), k, out, rows[i].size);
-            if (got != expected) fail_msg("%s: first %zu: %d, not %d", rows[i].name, k, got, expected);
+            if (got != expected)
+                fail_msg("%s: first %zu: %d, not %d", rows[i].name, k, got, expected);
             if (got > 0) assert_memory_equal(out, want, (size_t)got);
         }
     }
@@ -534,7 +582,8 @@ static void target_is_split_into_path_and_query(void **state)
     for (size_t i = 0; i < COUNT(rows); i++) {
         char text[128], *path, *query;
         struct head h = {0};
-        size_t n = (size_t)snprintf(text, sizeof text, "GET %s HTTP/1.1\r\nHost: h\r\n\r\n", rows[i].target);
+        size_t n = (size_t)snprintf(text, sizeof text, "GET %s HTTP/1.1\r\nHost: h\r\n\r\n",
+                                    rows[i].target);
         uint8_t *p = guard_copy(text, n);
         assert_int_equal(head_parse(&h, p, n), n);
         target_split(p, &h, &path, &query);
@@ -639,7 +688,8 @@ static void origin_is_allowed_when_its_host_is_the_host(void **state)
         size_t n = strlen(rows[i].origin), host_n = strlen(rows[i].host);
         uint8_t *host = guard_room(host_n);
         memcpy(host, rows[i].host, host_n);
-        for (size_t k = 0; k < n; k++) origin_is_host(guard_copy(rows[i].origin, k), k, host, host_n);
+        for (size_t k = 0; k < n; k++)
+            origin_is_host(guard_copy(rows[i].origin, k), k, host, host_n);
         int got = origin_is_host(guard_copy(rows[i].origin, n), n, host, host_n);
         if (got != rows[i].want) fail_msg("%s at %s: %d", rows[i].origin, rows[i].host, got);
     }

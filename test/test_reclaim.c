@@ -271,7 +271,8 @@ static void write_timeout_frees_the_slot_of_a_stuck_peer(void **state)
     conn_close(&pusher);
     server_online_wait(&s, 1, 1);
     peer_expect_alive(&well);
-    server_log_wait(&s, "event=close", 1);
+    assert_int_equal(server_metric(&s, "exportws_sessions_closed_total{reason=\"slow\"}"), 1);
+    server_log_wait(&s, "reason=slow", 1);
     server_metric_wait(&s, "exportws_buffer_used_bytes", 0);
     server_check_books(&s);
     peer_close(&stuck);

@@ -1,4 +1,5 @@
-/* UTF-8, against a decoder that works another way: it computes the character and asks whether it may be. */
+/* UTF-8, against a decoder that works another way: it computes the character and asks whether it
+ * may be. */
 #define EXPORTWS_NO_MAIN
 #include "../exportws.c"
 #include "test.h"
@@ -50,7 +51,8 @@ static int text_is_valid(const uint8_t *p, size_t n)
 
 enum { GOOD = -1, CUT = -2 };
 
-/* at: where the first byte stands that no text has there; or GOOD, or CUT: it ends in the midst of a character. */
+/* at: where the first byte stands that no text has there; or GOOD, or CUT: it ends in the midst of
+ * a character. */
 static const struct {
     const char *name, *input;
     int at;
@@ -158,9 +160,11 @@ static void utf8_rows_are_the_same_split_at_every_byte(void **state)
             for (size_t second = first; second <= n; second++) {
                 struct utf8 u = {0, 0, 0};
                 int got = utf8_feed(&u, guard_copy(p, first), first);
-                if (got == 0) got = utf8_feed(&u, guard_copy(p + first, second - first), second - first);
+                if (got == 0)
+                    got = utf8_feed(&u, guard_copy(p + first, second - first), second - first);
                 if (got == 0) got = utf8_feed(&u, guard_copy(p + second, n - second), n - second);
-                if (got != row_want(i, n)) fail_msg("%s: split at %zu, %zu: %d", rows[i].name, first, second, got);
+                if (got != row_want(i, n))
+                    fail_msg("%s: split at %zu, %zu: %d", rows[i].name, first, second, got);
                 if (got == 0) assert_int_equal(u.need > 0, rows[i].at == CUT);
             }
         }
@@ -195,10 +199,13 @@ static void utf8_rows_are_the_same_among_ascii(void **state)
                 n += before + behind;
                 int got = utf8_valid(guard_copy(bytes, n), n);
                 int want = rows[i].at == GOOD;
-                if (got != want) fail_msg("%s: %zu before, %zu behind: %d", rows[i].name, before, behind, got);
+                if (got != want)
+                    fail_msg("%s: %zu before, %zu behind: %d", rows[i].name, before, behind, got);
                 got = utf8_feed(&u, guard_copy(bytes, n), n);
                 want = rows[i].at >= 0 || (rows[i].at == CUT && behind > 0) ? -1 : 0;
-                if (got != want) fail_msg("%s: %zu before, %zu behind: fed %d", rows[i].name, before, behind, got);
+                if (got != want)
+                    fail_msg("%s: %zu before, %zu behind: fed %d", rows[i].name, before, behind,
+                             got);
                 n -= before + behind;
             }
         }
@@ -246,7 +253,8 @@ static void utf8_of_all_leads_of_three_bytes_is_as_the_other_decoder_says(void *
 /* Each of the last three bytes from both sides of every border there is. */
 static void utf8_of_all_leads_of_four_bytes_is_as_the_other_decoder_says(void **state)
 {
-    static const uint8_t edges[] = {0x00, 0x41, 0x7f, 0x80, 0x81, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0, 0xe2, 0xf0, 0xff};
+    static const uint8_t edges[] = {0x00, 0x41, 0x7f, 0x80, 0x81, 0x8f, 0x90,
+                                    0x9f, 0xa0, 0xbf, 0xc0, 0xe2, 0xf0, 0xff};
     uint8_t *p = guard_copy("1234", 4);
     (void)state;
     for (unsigned c = 0; c < 65536; c++) {

@@ -2441,8 +2441,11 @@ static void session_control_frame(struct exportws *w, struct conn *c, unsigned o
                                   const uint8_t *p, size_t n, int more)
 {
     if (opcode == OP_CLOSE) session_peer_close(w, c, p, n, more);
-    if (opcode == OP_PING && c->state == CONN_OPEN)
-        session_sent(w, c, session_control(w, c, OP_PONG, p, n));
+    if (opcode != OP_PING) return;
+    int result = session_control(w, c, OP_PONG, p, n);
+    if (c->state == CONN_OPEN) session_sent(w, c, result);
+    else if (result < 0) conn_doom(w, c); /* it is closing: a pong is owed until its close frame */
+    else conn_output_done(w, c, 0);
 }
 
 /* Reads on in the payload of a data frame. 1: that was the frame; 0: more is needed; -code. */
@@ -3189,6 +3192,7 @@ static void push_request(struct exportws *w, struct conn *c, struct input *in, c
     char *path, *query;
     unsigned page = 0;
     const uint8_t body = (h->flags & HEAD_CHUNKED) || h->length > 0;
+    q->head_only = method_is(h, p, "HEAD") != 0;
     q->close = (h->flags & HEAD_CLOSE) || h->minor == 0 || body; /* push_post knows better */
     target_split(p, h, &path, &query);
     while (page < 3 && strcmp(path, pages[page].path) != 0) page++;

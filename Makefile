@@ -52,9 +52,14 @@ test: $(UNITS) $(CLOCKED)
 
 check: check-san-$(SAN)
 
-check-san-0: $(PROGRAM) $(INSIDE) $(SYSTEMS) $(BUILD)/echo
+check-san-0: programs
 	PATH="`pwd`/build/python/bin:$$PATH" EXPORTWS="$${EXPORTWS:-./$(PROGRAM)}" \
 		test/run $(INSIDE) $(SYSTEMS) $(SCRIPTS)
+
+programs: $(PROGRAM) $(INSIDE) $(SYSTEMS) $(BUILD)/echo
+
+list-inside:
+	@echo $(INSIDE)
 
 check-san-1:
 	test/sanitize.sh
@@ -144,5 +149,5 @@ help:
 	@echo 'make prove      Frama-C: no run-time error in the parsers, on three machine models'
 	@echo 'Set CC, CFLAGS, CPPFLAGS, LDFLAGS, LDLIBS, PREFIX and DESTDIR as you need.'
 
-.PHONY: all run test check check-san-0 check-san-1 lint cover prove deps deps-all bench install \
+.PHONY: all run test check programs list-inside check-san-0 check-san-1 lint cover prove deps deps-all bench install \
 	uninstall clean help

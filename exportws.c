@@ -473,6 +473,27 @@ static unsigned http_list_flags(const uint8_t *p, size_t n)
     return flags;
 }
 
+/* The host of HOST[:PORT] or [V6][:PORT]: its length. */
+static size_t host_size(const uint8_t *p, size_t n)
+{
+    const uint8_t *end = n > 0 && *p == '[' ? memchr(p, ']', n) : memchr(p, ':', n);
+    if (!end) return n;
+    return (size_t)(end - p) + (*end == ']');
+}
+
+/* Whether p[0..n) is HOST[:PORT] or [V6][:PORT] (RFC 9110, 7.2); the host may be empty. */
+static int host_valid(const uint8_t *p, size_t n)
+{
+    size_t size = host_size(p, n), i = 0;
+    int v6 = n > 0 && *p == '[';
+    if (v6 && p[size - 1] != ']') return 0;
+    for (; i < size; i++)
+        if (!http_tchar(p[i]) && !(p[i] != '\0' && strchr(v6 ? "[:]" : "(),;=", p[i]))) return 0;
+    if (i < n && p[i++] != ':') return 0;
+    while (i < n && ascii_digit(p[i])) i++;
+    return i == n;
+}
+
 /* Takes note of one header field that matters here. 0, or -status. */
 static int head_note(struct head *h, unsigned field, struct span value, const uint8_t *p)
 {
@@ -483,7 +504,7 @@ static int head_note(struct head *h, unsigned field, struct span value, const ui
     if ((h->seen & 1U << field) && !(lists & 1U << field)) return -400;
     h->seen = (uint16_t)(h->seen | 1U << field);
     switch (field) {
-    case FIELD_HOST: h->host = value; return 0;
+    case FIELD_HOST: h->host = value; return host_valid(p, value.size) ? 0 : -400;
     case FIELD_ORIGIN: h->origin = value; return 0;
     case FIELD_KEY: h->key = value; return 0;
     case FIELD_AUTHORIZATION: h->authorization = value; return 0;
@@ -531,6 +552,31 @@ static int head_field_line(struct head *h, const uint8_t *p, size_t n, size_t at
     return 0;
 }
 
+/* The authority of an absolute-form target: 1 and where it stands, or 0 for a target of another
+ * form. */
+static int target_authority(const uint8_t *p, size_t n, size_t *at, size_t *size)
+{
+    size_t end;
+    *at = n > 7 && ascii_equal(p, 7, "http://") ? 7 : 0;
+    if (n > 8 && ascii_equal(p, 8, "https://")) *at = 8;
+    if (*at == 0) return 0;
+    end = *at;
+    while (end < n && p[end] != '/' && p[end] != '?') end++;
+    *size = end - *at;
+    return 1;
+}
+
+/* Whether a target has a form that its method may have (RFC 9112, 3.2). */
+static int target_valid(const uint8_t *p, size_t n, const uint8_t *method, size_t method_size)
+{
+    size_t at, size;
+    if (memchr(p, '#', n)) return 0;
+    if (target_authority(p, n, &at, &size))
+        return host_size(p + at, size) > 0 && host_valid(p + at, size);
+    return *p == '/' || (n == 1 && *p == '*' && ascii_equal(method, method_size, "options")) ||
+           ascii_equal(method, method_size, "connect");
+}
+
 /* The request line p[0..n), which starts `at` bytes into the head. 0, or -status. */
 static int head_request_line(struct head *h, const uint8_t *p, size_t n, size_t at)
 {
@@ -541,6 +587,7 @@ static int head_request_line(struct head *h, const uint8_t *p, size_t n, size_t 
     if (end == method + 1 || n - end != 9 || memcmp(p + end, " HTTP/1.", 8) != 0 ||
         !ascii_digit(p[n - 1]))
         return -400;
+    if (!target_valid(p + method + 1, end - method - 1, p, method)) return -400;
     h->method = (struct span){(uint16_t)at, (uint16_t)method};
     h->target = (struct span){(uint16_t)(at + method + 1), (uint16_t)(end - method - 1)};
     h->minor = p[n - 1] > '0';
@@ -562,11 +609,16 @@ static int head_scan(struct head *h, const uint8_t *p, size_t n)
     return 0;
 }
 
-/* What all heads must have. 0, or -status. */
-static int head_check(const struct head *h)
+/* What all heads must have. A target that names a host counts instead of the Host field (RFC 9112,
+ * 3.2.2). 0, or -status. */
+static int head_check(struct head *h, const uint8_t *p)
 {
     const unsigned both = 1U << FIELD_LENGTH | 1U << FIELD_ENCODING;
+    size_t at, size;
     if (h->minor > 0 && !(h->seen & 1U << FIELD_HOST)) return -400;
+    if (target_authority(p + h->target.at, h->target.size, &at, &size))
+        h->host = (struct span){(uint16_t)(h->target.at + at), (uint16_t)size};
+    if (h->minor == 0 && (h->flags & HEAD_CHUNKED)) return -400; /* its framing can't be trusted */
     return (h->seen & both) == both ? -400 : 0;
 }
 
@@ -584,7 +636,7 @@ static int head_parse(struct head *h, const uint8_t *p, size_t n)
         if (size == 0 && !h->begun)
             continue; /* an empty line before the request is forgiven (RFC 9112, 2.2) */
         if (size == 0) {
-            status = head_check(h);
+            status = head_check(h, p);
             return status < 0 ? status : end + 1;
         }
         if (h->begun) {
@@ -601,8 +653,9 @@ static int head_parse(struct head *h, const uint8_t *p, size_t n)
 /* ===== Chunks (RFC 9112, section 7.1) ===== */
 
 enum chunk_state {
-    CHUNK_SIZE, CHUNK_EXTENSION, CHUNK_SIZE_LF, CHUNK_DATA, CHUNK_CR, CHUNK_LF, CHUNK_TRAILER,
-    CHUNK_TRAILER_LINE, CHUNK_TRAILER_LF, CHUNK_LAST_LF, CHUNK_DONE
+    CHUNK_SIZE, CHUNK_BLANK, CHUNK_EXTENSION, CHUNK_SIZE_LF, CHUNK_DATA, CHUNK_CR, CHUNK_LF,
+    CHUNK_TRAILER,
+    CHUNK_TRAILER_NAME, CHUNK_TRAILER_VALUE, CHUNK_TRAILER_LF, CHUNK_LAST_LF, CHUNK_DONE
 };
 
 /* A chunked body between two bytes; all zero at its start. */
@@ -613,6 +666,13 @@ struct chunk {
     uint64_t left; /* of the chunk's data */
 };
 
+/* Behind a chunk's size. */
+static int chunk_blank_byte(uint8_t c)
+{
+    if (c == '\r') return CHUNK_SIZE_LF;
+    return c == ';' ? CHUNK_EXTENSION : http_blank(c) ? CHUNK_BLANK : -1;
+}
+
 static int chunk_size_byte(struct chunk *k, uint8_t c)
 {
     int digit = hex_value(c);
@@ -622,7 +682,7 @@ static int chunk_size_byte(struct chunk *k, uint8_t c)
         return CHUNK_SIZE;
     }
     if (k->digits == 0 || digit >= 0) return -1;
-    return c == '\r' ? CHUNK_SIZE_LF : c == ';' || http_blank(c) ? CHUNK_EXTENSION : -1;
+    return chunk_blank_byte(c);
 }
 
 /* The state after a byte that is not data, or -1 when no chunked body has it there. */
@@ -630,14 +690,16 @@ static int chunk_step(struct chunk *k, uint8_t c)
 {
     switch (k->state) {
     case CHUNK_SIZE: return chunk_size_byte(k, c);
+    case CHUNK_BLANK: return chunk_blank_byte(c);
     case CHUNK_EXTENSION:
         return c == '\r' ? CHUNK_SIZE_LF : c >= ' ' || c == '\t' ? CHUNK_EXTENSION : -1;
     case CHUNK_SIZE_LF: return c != '\n' ? -1 : k->left > 0 ? CHUNK_DATA : CHUNK_TRAILER;
     case CHUNK_CR: return c == '\r' ? CHUNK_LF : -1;
     case CHUNK_LF: k->digits = 0; return c == '\n' ? CHUNK_SIZE : -1;
-    case CHUNK_TRAILER: return c == '\r' ? CHUNK_LAST_LF : http_tchar(c) ? CHUNK_TRAILER_LINE : -1;
-    case CHUNK_TRAILER_LINE:
-        return c == '\r' ? CHUNK_TRAILER_LF : c >= ' ' || c == '\t' ? CHUNK_TRAILER_LINE : -1;
+    case CHUNK_TRAILER: return c == '\r' ? CHUNK_LAST_LF : http_tchar(c) ? CHUNK_TRAILER_NAME : -1;
+    case CHUNK_TRAILER_NAME: return c == ':' ? CHUNK_TRAILER_VALUE : http_tchar(c) ? k->state : -1;
+    case CHUNK_TRAILER_VALUE:
+        return c == '\r' ? CHUNK_TRAILER_LF : c >= ' ' || c == '\t' ? CHUNK_TRAILER_VALUE : -1;
     case CHUNK_TRAILER_LF: return c == '\n' ? CHUNK_TRAILER : -1;
     default: return c == '\n' ? CHUNK_DONE : -1; /* CHUNK_LAST_LF */
     }
@@ -657,7 +719,7 @@ static int chunk_feed(struct chunk *k, const uint8_t *p, size_t n, size_t *data)
             if (k->left == 0) k->state = CHUNK_CR;
             return (int)(i + *data);
         }
-        int extra = k->state == CHUNK_EXTENSION || k->state == CHUNK_TRAILER_LINE;
+        int extra = k->state == CHUNK_BLANK || k->state == CHUNK_EXTENSION || k->state >= CHUNK_TRAILER;
         int next = extra && ++k->trailer > HEAD_MAX ? -1 : chunk_step(k, p[i++]);
         if (next < 0) return -1;
         k->state = (uint8_t)next;
@@ -686,27 +748,6 @@ static int token_decode(const uint8_t *p, size_t n, uint8_t *out, size_t size)
         used++;
     }
     return used > size ? -414 : (int)used;
-}
-
-/* Takes scheme and authority off an absolute-form target; an origin-form one stays as it is. */
-static void target_origin_form(const uint8_t **p, size_t *n)
-{
-    const uint8_t *slash;
-    size_t skip = *n > 7 && ascii_equal(*p, 7, "http://")  ? 7
-                : *n > 8 && ascii_equal(*p, 8, "https://") ? 8
-                                                           : 0;
-    if (skip == 0) return;
-    slash = memchr(*p + skip, '/', *n - skip);
-    *n = slash ? *n - (size_t)(slash - *p) : 0;
-    if (slash) *p = slash;
-}
-
-/* The host of HOST[:PORT] or [V6][:PORT]: its length. */
-static size_t host_size(const uint8_t *p, size_t n)
-{
-    const uint8_t *end = n > 0 && *p == '[' ? memchr(p, ']', n) : memchr(p, ':', n);
-    if (!end) return n;
-    return (size_t)(end - p) + (*end == ']');
 }
 
 /* Whether an Origin (SCHEME://HOST[:PORT]) names the host of a Host header, whatever the ports. */
@@ -2675,12 +2716,11 @@ static struct refusal room_check(struct exportws *w, const struct conn *c)
 /* Splits the target in place: *path its path, *query what follows '?', both NUL-terminated. */
 static void target_split(uint8_t *p, const struct head *h, char **path, char **query)
 {
-    const uint8_t *target = p + h->target.at;
-    size_t n = h->target.size, at;
-    target_origin_form(&target, &n);
-    at = n > 0 ? (size_t)(target - p) : h->target.at;
-    p[at + n] = '\0';
-    *path = (char *)p + at;
+    uint8_t *target = p + h->target.at;
+    size_t at, size = 0;
+    target_authority(target, h->target.size, &at, &size);
+    target[h->target.size] = '\0';
+    *path = (char *)target + at + size;
     *query = strchr(*path, '?');
     if (*query) *(*query)++ = '\0';
     else *query = *path + strlen(*path);

@@ -94,6 +94,7 @@ enum {
     BUSY = 100,
     SPARE_FDS = 400,                    /* what a server needs beside its sessions */
     PATIENCE_MS = 10000,
+    JOB_MS = 120000,                    /* the longest that one job may take */
     LIFETIME_S = 1800,                  /* of any process of this program, whatever happens */
     BEAT_EVERY_S = 30,
     IO_BYTES = 65536
@@ -748,8 +749,11 @@ static int load_pushers(struct load *l)
         if ((l->pusher[i] = socket_dial(l->push_port)) < 0)
             return load_fail(l, "push door: %s", strerror(errno));
     }
-    while (l->twin && l->plan->pushers < PUSHERS)
+    for (int ms = 0; l->twin && l->plan->pushers < PUSHERS; ms++) {
+        if (ms == PATIENCE_MS)
+            return load_fail(l, "the twin does not accept pushers");
         sleep_ms(1);
+    }
     return 0;
 }
 
@@ -1508,10 +1512,11 @@ static void site_begin(struct site *s, const struct job *j)
 
 static int site_finish(struct site *s, struct sample *sample)
 {
+    struct pollfd p = {s->control, POLLIN, 0};
     memset(sample, 0, sizeof *sample);
-    if (read(s->control, sample, sizeof *sample) != (ssize_t)sizeof *sample) {
+    if (poll(&p, 1, JOB_MS) <= 0 || read(s->control, sample, sizeof *sample) != (ssize_t)sizeof *sample) {
         sample->ok = 0;
-        snprintf(sample->why, sizeof sample->why, "the load is gone");
+        snprintf(sample->why, sizeof sample->why, "the load is gone, or takes for ever");
     }
     if (!sample->ok)
         snprintf(s->why, sizeof s->why, "%s: %s", s->what == TWIN ? "twin" : "server", sample->why);
@@ -1538,6 +1543,7 @@ static int site_open(const struct bench *b, struct site *s, enum what what, size
                    -1, 0);
     if (s->plan == MAP_FAILED)
         return -1;
+    s->plan->live = TWIN_FIXED + 1;
     r = what == TWIN ? site_start_twin(b, s)
         : what == ECHO ? site_start_echo(b, s, capacity)
                        : site_start_server(b, s, capacity, pings);

@@ -1,5 +1,5 @@
 /*
- * test_rfc6455.c - every MUST and SHOULD of RFC 6455 for a server, as a named row over a real socket.
+ * test_rfc6455.c - every MUST and SHOULD of RFC 6455 for a server, as a named row over a socket.
  *
  * A row is its own cmocka test, named after the section it follows. The rows of a table share one
  * server and one control session: after each row the control session is served as before, and
@@ -788,7 +788,7 @@ static void text_in_segments(const struct text_row *row, const struct bytes *tex
     text_end(&p, row, text);
 }
 
-/* The byte that no text has there ends the session at once, though the frame claims to be longer. */
+/* The byte that no text has there ends the session at once, though the frame goes on. */
 static void text_bad_at_once(const struct bytes *text, size_t bad, int first)
 {
     unsigned char frame[256], longer[200] = {0};
@@ -841,7 +841,7 @@ static void text_row_run(const struct text_row *row, size_t letters)
 
 static void text_row_test(void **state)
 {
-    static const size_t letters[] = {0, 3, 7, 8};
+    static const size_t letters[] = {0, 7, 8};
     size_t i;
     for (i = 0; i < COUNT(letters); i++)
         text_row_run(row_of(state), letters[i]);
@@ -1176,10 +1176,10 @@ static const struct handshake_row {
      "Upgrade: websocket"},
     {"4.2.1/4: no Connection", LINE HOST UPGRADE KEY V13, 426, "Upgrade: websocket"},
     {"4.2.1/4: UPGRADE", LINE HOST UPGRADE KEY V13 "CONNECTION: UPGRADE\r\n", 101, NULL},
-    {"4.2.1/4: keep-alive, Upgrade", LINE HOST UPGRADE KEY V13 "Connection: keep-alive, Upgrade\r\n",
-     101, NULL},
-    {"4.2.1/4: Upgrade, keep-alive", LINE HOST UPGRADE KEY V13 "Connection: Upgrade, keep-alive\r\n",
-     101, NULL},
+    {"4.2.1/4: keep-alive, Upgrade",
+     LINE HOST UPGRADE KEY V13 "Connection: keep-alive, Upgrade\r\n", 101, NULL},
+    {"4.2.1/4: Upgrade, keep-alive",
+     LINE HOST UPGRADE KEY V13 "Connection: Upgrade, keep-alive\r\n", 101, NULL},
     {"4.2.1/4: keep-alive,upgrade without a blank",
      LINE HOST UPGRADE KEY V13 "Connection: keep-alive,upgrade\r\n", 101, NULL},
     {"4.2.1/4: a list with empty members and tabs",

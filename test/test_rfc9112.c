@@ -455,8 +455,8 @@ static const struct row push_rows[] = {
      CHUNKED "1000000000000000000000000000000000000005\r\nhello\r\n0\r\n\r\n", NULL, "400 eof",
      NULL},
     {"7.1.1: an extension", CHUNKED "5;a=b\r\nhello\r\n0\r\n\r\n", NULL, "200 open", "hello"},
-    {"7.1.1: extensions without and with values", CHUNKED "5;a;b=c;d=\"e f\"\r\nhello\r\n0;z\r\n\r\n",
-     NULL, "200 open", "hello"},
+    {"7.1.1: extensions without and with values",
+     CHUNKED "5;a;b=c;d=\"e f\"\r\nhello\r\n0;z\r\n\r\n", NULL, "200 open", "hello"},
     {"7.1.1: blanks around an extension", CHUNKED "5 ;\ta = b\r\nhello\r\n0\r\n\r\n", NULL,
      "200 open", "hello"},
     {"7.1.1: an extension that looks like a size", CHUNKED "5;6\r\nhello\r\n0\r\n\r\n", NULL,
@@ -473,8 +473,8 @@ static const struct row push_rows[] = {
     {"7.1.2: a trailer frames nothing",
      CHUNKED "5\r\nhello\r\n0\r\nContent-Length: 99\r\nTransfer-Encoding: gzip\r\n\r\n", NULL,
      "200 open", "hello"},
-    {"7.1.2: a trailer closes nothing", CHUNKED "5\r\nhello\r\n0\r\nConnection: close\r\n\r\n", NULL,
-     "200 open", "hello"},
+    {"7.1.2: a trailer closes nothing",
+     CHUNKED "5\r\nhello\r\n0\r\nConnection: close\r\n\r\n", NULL, "200 open", "hello"},
     {"7.1.2: a trailer without a colon", CHUNKED "5\r\nhello\r\n0\r\nwhat\r\n\r\n", NULL, "400 eof",
      NULL},
     {"7.1.2: a trailer without a name", CHUNKED "5\r\nhello\r\n0\r\n: a\r\n\r\n", NULL, "400 eof",
@@ -497,8 +497,8 @@ static const struct row push_rows[] = {
     {"9.3: an empty line behind a body", LENGTH("5") "hello\r\n" G H END, NULL, "200 200 open",
      "hello"},
     {"9.3: empty lines between requests", G H END "\r\n\r\n" G H END, NULL, "200 200 open", NULL},
-    {"9.3: refusals do not end it", "GET /nothing HTTP/1.1\r\n" H END "DELETE /online HTTP/1.1\r\n" H
-     END G H END, NULL, "404 405 200 open", NULL},
+    {"9.3: refusals do not end it",
+     "GET /nothing HTTP/1.1\r\n" H END "DELETE /online HTTP/1.1\r\n" H END G H END, NULL, "404 405 200 open", NULL},
     {"9.3: a text that is not UTF-8 does not end it", LENGTH("1") "\xff" LENGTH("1") "a", NULL,
      "400 200 open", "a"},
     {"9.3: the answers to HEAD have no bodies in a pipeline",
@@ -552,8 +552,8 @@ static const struct row push_rows[] = {
     {"10.1.1: 100-Continue in any case, chunked",
      POST "eXPECT: 100-Continue\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", NULL,
      "100 200 open", "hello"},
-    {"10.1.1: no 100 before a refusal", POST "Expect: 100-continue\r\nContent-Length: 65537\r\n\r\n",
-     NULL, "413 eof", NULL},
+    {"10.1.1: no 100 before a refusal",
+     POST "Expect: 100-continue\r\nContent-Length: 65537\r\n\r\n", NULL, "413 eof", NULL},
     {"10.1.1: no 100 for HTTP/1.0",
      "POST " TOKEN " HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhello", NULL,
      "200 eof", "hello"},
@@ -901,7 +901,8 @@ static void body_of_max_push_fits(void **state)
         n = (size_t)sprintf(bytes, "%s", CHUNKED);
         for (at = 0; at < 65536; at += size) {
             size = 65536 - at < chunks[k] ? 65536 - at : chunks[k];
-            n += (size_t)sprintf(bytes + n, "%lx\r\n%.*s\r\n", (unsigned long)size, (int)size, body);
+            n += (size_t)sprintf(bytes + n, "%lx\r\n%.*s\r\n", (unsigned long)size, (int)size,
+                                 body);
         }
         n += (size_t)sprintf(bytes + n, "0\r\n\r\n");
         conn_open(&c, fx.server.push);

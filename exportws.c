@@ -719,7 +719,8 @@ static int chunk_feed(struct chunk *k, const uint8_t *p, size_t n, size_t *data)
             if (k->left == 0) k->state = CHUNK_CR;
             return (int)(i + *data);
         }
-        int extra = k->state == CHUNK_BLANK || k->state == CHUNK_EXTENSION || k->state >= CHUNK_TRAILER;
+        int extra = k->state == CHUNK_BLANK || k->state == CHUNK_EXTENSION ||
+                    k->state == CHUNK_TRAILER_NAME || k->state == CHUNK_TRAILER_VALUE;
         int next = extra && ++k->trailer > HEAD_MAX ? -1 : chunk_step(k, p[i++]);
         if (next < 0) return -1;
         k->state = (uint8_t)next;
@@ -1329,10 +1330,10 @@ struct arena {
 /* Takes count pieces of size bytes, aligned for anything in here. */
 static void *arena_take(struct arena *a, size_t count, size_t size)
 {
-    const size_t align = sizeof(uint64_t);
+    const size_t align = sizeof(uint64_t), most = SIZE_MAX / 2;
     size_t at = a->used;
-    if (count > (SIZE_MAX - align - at) / size) {
-        a->used = SIZE_MAX - align;
+    if (at > most || count > (most - at) / size) {
+        a->used = SIZE_MAX;
         return NULL;
     }
     a->used += (count * size + align - 1) / align * align;

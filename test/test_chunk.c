@@ -57,7 +57,7 @@ static const struct chunk_row rows[] = {
     DONE("bytes beyond ASCII in an extension", "3;\xc3\xa4\r\nabc\r\n0\r\n\r\n", "abc"),
     DONE("trailer", "3\r\nabc\r\n0\r\nX: y\r\n\r\n", "abc"),
     DONE("two trailers", "0\r\nX: y\r\nLonger-Name:\tz\xff\r\n\r\n", ""),
-    DONE("trailer of one letter", "0\r\nX\r\n\r\n", ""),
+    DONE("trailer without a value", "0\r\nX:\r\n\r\n", ""),
     MORE("empty", "", ""),
     MORE("size only", "5", ""),
     MORE("size and CR", "5\r", ""),
@@ -94,6 +94,9 @@ static const struct chunk_row rows[] = {
     FAIL("second size is none", "3\r\nabc\r\nx", "abc"),
     FAIL("size of two chunks runs on", "3\r\nabc\r\n0000000000000000", "abc"),
     FAIL("trailer begins with a blank", "0\r\n ", ""),
+    FAIL("trailer without a colon", "0\r\nX\r", ""),
+    FAIL("blank before a trailer's colon", "0\r\nX ", ""),
+    FAIL("two sizes", "5 5", ""),
     FAIL("trailer begins with a colon", "0\r\n:", ""),
     FAIL("trailer begins with LF", "0\r\n\n", ""),
     FAIL("trailer with LF", "0\r\nX: y\n", ""),
@@ -217,8 +220,8 @@ static void extensions_and_trailers_have_an_end(void **state)
         const char *name, *start, *end;
         size_t counted; /* of start, as extension or trailer */
     } limits[] = {{"extension", "0;", "\r", 0},
-                  {"trailer", "0\r\nX", "\r", 0},
-                  {"both", "0;ab\r\nX", "\r", 3}};
+                  {"trailer", "0\r\nX:", "\r", 1},
+                  {"both", "0;ab\r\nX:", "\r", 4}};
     (void)state;
     for (size_t i = 0; i < COUNT(limits); i++) {
         for (size_t over = 0; over < 2; over++) {

@@ -399,8 +399,7 @@ enum head_flag {
     HEAD_CHUNKED = 8,     /* Transfer-Encoding: chunked */
     HEAD_CONTINUE = 16,   /* Expect: 100-continue */
     HEAD_BINARY = 32,     /* Content-Type: application/octet-stream */
-    HEAD_VERSION_13 = 64, /* Sec-WebSocket-Version: 13 */
-    HEAD_KEEP_ALIVE = 128 /* Connection: keep-alive, for HTTP/1.0 */
+    HEAD_VERSION_13 = 64  /* Sec-WebSocket-Version: 13 */
 };
 
 enum head_field {
@@ -460,7 +459,6 @@ static unsigned http_list_flags(const uint8_t *p, size_t n)
         const char *name;
         uint8_t flag;
     } rows[] = {{"close", HEAD_CLOSE},
-                {"keep-alive", HEAD_KEEP_ALIVE},
                 {"upgrade", HEAD_UPGRADE},
                 {"websocket", HEAD_WEBSOCKET},
                 {"100-continue", HEAD_CONTINUE}};
@@ -520,7 +518,7 @@ static int head_note(struct head *h, unsigned field, struct span value, const ui
         break;
     case FIELD_UPGRADE: flags &= HEAD_WEBSOCKET; break;
     case FIELD_EXPECT: flags &= HEAD_CONTINUE; break;
-    default: flags &= HEAD_CLOSE | HEAD_KEEP_ALIVE | HEAD_UPGRADE; break;
+    default: flags &= HEAD_CLOSE | HEAD_UPGRADE; break;
     }
     h->flags = (uint16_t)(h->flags | flags);
     return 0;
@@ -875,7 +873,8 @@ enum conn_flag {
     CONN_ABRUPT = 2,  /* after the frame it is in only its own last bytes are sent */
     CONN_SHUT = 4,    /* our side is shut down */
     CONN_STARVED = 8, /* its last frame was cut off: the buffer had no room for it */
-    CONN_SPOKE = 16   /* lately: it is kept hot */
+    CONN_SPOKE = 16,  /* lately: it is kept hot */
+    CONN_EXTRA = 32   /* a pusher too many, which is being told so */
 };
 
 /* The lists of connections by deadline: each has one duration, so that joining at the tail keeps
@@ -983,6 +982,7 @@ struct metrics {
     uint64_t opened, closed[EXPORTWS_REASONS], pushed, delivered, held, expired, received,
         heartbeats, pings;
     uint64_t bytes_sent, bytes_received, posts_refused, refused[16];
+    uint64_t buffer_used; /* of a copy: at its moment */
 };
 
 /* Where the ring of exportws_post starts and ends, behind its lock. */
@@ -1013,6 +1013,7 @@ struct exportws {
     uint32_t seats; /* session slots in use, closing ones too */
     uint32_t blocks_free, block_count, blocks_private, reserve;
     uint32_t token_count, bucket_mask, address_mask, input_count;
+    uint32_t expired;               /* messages that nobody came for, to be told of */
     uint32_t left_first, left_last; /* sessions that have left and whose on_close is to come */
     uint32_t waiting;               /* connections that wait for an input buffer */
     struct chain timers[TIMERS], all, aging;
@@ -1655,15 +1656,14 @@ static void message_got(struct exportws *w, struct message *m)
     message_age_off(w, m);
 }
 
-/* Takes a message out of its chain and gives its blocks back. */
-static void message_drop(struct exportws *w, uint32_t index)
+/* Takes a message out of its chain. */
+static void message_unlink(struct exportws *w, uint32_t index)
 {
     struct message *m = message_at(w, index);
     struct chain *chain = message_chain(w, m);
     *(m->prev == NONE ? &chain->first : &message_at(w, m->prev)->next) = m->next;
     *(m->next == NONE ? &chain->last : &message_at(w, m->next)->prev) = m->prev;
     message_age_off(w, m);
-    message_free(w, index);
 }
 
 /* ===== Tokens ===== */
@@ -1726,16 +1726,6 @@ static void token_held(struct exportws *w, uint32_t record, int by)
     w->held += (uint32_t)by;
 }
 
-static void message_log_expiry(struct exportws *w, const struct message *m)
-{
-    struct line l;
-    w->m.expired++;
-    if (!log_begin(w, &l, EXPORTWS_LOG_INFO, "expire")) return;
-    log_token(w, &l, message_name(m), m->name_size);
-    log_number(&l, "id", m->id), log_number(&l, "size", m->size);
-    log_end(w, &l);
-}
-
 /* Nobody waits for a message any more: keeps it when its time is not over and nobody has got it. */
 static void message_settle(struct exportws *w, uint32_t index)
 {
@@ -1745,8 +1735,14 @@ static void message_settle(struct exportws *w, uint32_t index)
         token_held(w, record, 1);
         return;
     }
-    if (m->flags & MESSAGE_OVERDUE && !(m->flags & MESSAGE_GOT)) message_log_expiry(w, m);
-    message_drop(w, index);
+    message_unlink(w, index);
+    if ((m->flags & MESSAGE_OVERDUE) && !(m->flags & MESSAGE_GOT)) {
+        w->m.expired++;
+        m->next = w->expired; /* told of, and freed, at the turn's end */
+        w->expired = index;
+    } else {
+        message_free(w, index);
+    }
     if (record != NONE) token_release(w, record);
 }
 
@@ -1791,7 +1787,8 @@ static ptrdiff_t conn_write(struct exportws *w, const struct conn *c, const uint
 /* Lets a kept message wait for one connection, behind all else that waits. */
 static void conn_queue_private(struct exportws *w, struct conn *c, uint32_t index)
 {
-    message_at(w, index)->id = w->next_id++;
+    /* The rest of what is begun already goes before all else. */
+    message_at(w, index)->id = c->queued == 0 ? 0 : w->next_id++;
     *(c->out.last == NONE ? &c->out.first : &message_at(w, c->out.last)->next) = index;
     c->out.last = index;
     c->queued++;
@@ -1929,8 +1926,9 @@ static void conn_output_done(struct exportws *w, struct conn *c, int progress)
             timer_set(w, c, c->state == CONN_OPEN ? TIMER_PING : TIMER_IDLE);
         return;
     case CONN_CLOSING:
+        if (c->timer == TIMER_CLOSE) return; /* once it runs nothing stops it */
         if (waits && (progress || c->timer != TIMER_WRITE)) timer_set(w, c, TIMER_WRITE);
-        if (!waits && c->timer != TIMER_CLOSE) timer_set(w, c, TIMER_CLOSE);
+        if (!waits) timer_set(w, c, TIMER_CLOSE);
         return;
     case CONN_LINGER:
         if (c->timer != TIMER_CLOSE) timer_set(w, c, TIMER_CLOSE);
@@ -2144,6 +2142,24 @@ static struct conn *session_open(struct exportws *w, struct conn *from, const ui
 static const char *const close_reasons[EXPORTWS_REASONS] = {
     "peer", "error", "timeout", "slow", "protocol", "replaced", "ended", "shutdown"};
 
+/* Tells of messages that nobody came for, and frees them. */
+static void messages_announce(struct exportws *w)
+{
+    while (w->expired != NONE) {
+        uint32_t index = w->expired;
+        const struct message *m = message_at(w, index);
+        struct line l;
+        w->expired = m->next;
+        int told = log_begin(w, &l, EXPORTWS_LOG_INFO, "expire");
+        if (told) {
+            log_token(w, &l, message_name(m), m->name_size);
+            log_number(&l, "id", m->id), log_number(&l, "size", m->size);
+        }
+        message_free(w, index);
+        if (told) log_end(w, &l);
+    }
+}
+
 /* Tells of sessions that have left; what on_close does may make more leave. */
 static void sessions_announce(struct exportws *w)
 {
@@ -2320,7 +2336,8 @@ static int token_kick(struct exportws *w, uint32_t record)
         message_got(w, m); /* a newcomer is not to get it */
         if (m->refs > 0) continue;
         token_held(w, record, -1);
-        message_drop(w, i);
+        message_unlink(w, i);
+        message_free(w, i);
     }
     for (uint32_t left = sessions; left > 0; left--) {
         struct conn *c = &w->conns[index];
@@ -2483,10 +2500,10 @@ static void session_control_frame(struct exportws *w, struct conn *c, unsigned o
                                   const uint8_t *p, size_t n, int more)
 {
     if (opcode == OP_CLOSE) session_peer_close(w, c, p, n, more);
-    if (opcode != OP_PING) return;
+    if (opcode != OP_PING) return; /* one that closes is owed pongs until its close frame */
     int result = session_control(w, c, OP_PONG, p, n);
     if (c->state == CONN_OPEN) session_sent(w, c, result);
-    else if (result < 0) conn_doom(w, c); /* it is closing: a pong is owed until its close frame */
+    else if (result < 0 || c->queued > w->o.queue) conn_doom(w, c);
     else conn_output_done(w, c, 0);
 }
 
@@ -2551,6 +2568,7 @@ static void session_feed(struct exportws *w, struct conn *c, struct input *in, i
     int step = 1;
     while (step > 0 && (c->state == CONN_OPEN || c->state == CONN_CLOSING)) {
         step = session_step(w, c, in, peek);
+        if (step > 0 && in->kind == 0) in->since_ms = w->now_ms; /* what it is kept for is new */
         if (step >= 0) continue;
         if (c->state == CONN_OPEN)
             session_fail(w, c, EXPORTWS_BY_PROTOCOL, (unsigned)-step, close_why(-step));
@@ -2702,8 +2720,7 @@ static struct refusal handshake_check(const struct exportws *w, const struct hea
     return (struct refusal){0, ""};
 }
 
-/* Whether there is a place for one more session; the closing one that is oldest gives way, but is
- * closed only at the turn's end, so that the newcomer is asked to come again. */
+/* Whether there is a place for one more session. */
 static struct refusal room_check(struct exportws *w, const struct conn *c)
 {
     if (w->stopping) return (struct refusal){503, "shutting down: come again"};
@@ -2761,15 +2778,15 @@ static struct conn *client_admit(struct exportws *w, struct conn *from,
     text_add(&t, head), text_bytes(&t, accept, sizeof accept), text_add(&t, "\r\n\r\n");
     struct conn *c = session_open(w, from, (const uint8_t *)r->token, strlen(r->token));
     session_sent(w, c, conn_send(w, c, (const uint8_t *)bytes, t.n, control_share(w)));
+    if (c->state == CONN_OPEN) session_claim_held(w, c);
+    if (c->state == CONN_OPEN && c->queued > 0 && conn_flush(w, c) < 0)
+        session_lost(w, c, EXPORTWS_BY_ERROR, 1006);
+    if (c->state == CONN_OPEN) conn_output_done(w, c, 1);
     if (log_begin(w, &l, EXPORTWS_LOG_INFO, "open")) {
         log_token(w, &l, conn_name(w, c), c->name_size);
         log_peer(&l, c), log_counts(w, &l);
         log_end(w, &l);
     }
-    if (c->state == CONN_OPEN) session_claim_held(w, c);
-    if (c->state == CONN_OPEN && c->queued > 0 && conn_flush(w, c) < 0)
-        session_lost(w, c, EXPORTWS_BY_ERROR, 1006);
-    if (c->state == CONN_OPEN) conn_output_done(w, c, 1);
     if (c->state == CONN_OPEN && w->o.on_open)
         w->o.on_open(w->o.user, conn_id(w, c), conn_name(w, c));
     return c;
@@ -2901,8 +2918,7 @@ static uint64_t metric_value(const struct exportws *w, const struct metrics *m,
     const uint8_t *member = (row->counter ? (const uint8_t *)m : (const uint8_t *)w) + row->at;
     uint32_t narrow;
     uint64_t wide;
-    if (row->special == METRIC_BUFFER)
-        return (uint64_t)(w->block_count - w->blocks_free) * w->block_bytes;
+    if (row->special == METRIC_BUFFER) return m->buffer_used;
     if (row->bytes == sizeof narrow) {
         memcpy(&narrow, member, sizeof narrow);
         return narrow;
@@ -2948,8 +2964,10 @@ static void answers_flush(struct exportws *w, struct conn *c)
 {
     size_t n = w->answers_used;
     w->answers_used = 0;
-    if (n > 0 && c->state != CONN_DEAD && conn_send(w, c, w->answers, n, control_share(w)) < 0)
-        conn_doom(w, c);
+    if (n == 0 || c->state == CONN_DEAD) return;
+    int result = conn_send(w, c, w->answers, n, control_share(w));
+    if (result < 0) conn_doom(w, c);
+    if (result == -2) refuse_note(w, c, 503, "it does not read its answers");
 }
 
 static void answers_add(struct exportws *w, struct conn *c, const char *p, size_t n)
@@ -3144,11 +3162,12 @@ static void push_token(struct exportws *w, struct conn *c, const uint8_t *name, 
 /* All metrics, of one moment: measured first, then written. */
 static void push_metrics(struct exportws *w, struct conn *c)
 {
-    const struct metrics now = w->m;
+    struct metrics now = w->m;
     char bytes[RESPONSE_MAX];
     struct text t = {NULL, 0, 0};
     struct push *q = push_of(w, c);
     struct response r = {200, "text/plain; version=0.0.4; charset=utf-8", "", "", 0, q->close, 1};
+    now.buffer_used = (uint64_t)(w->block_count - w->blocks_free) * w->block_bytes;
     for (unsigned i = 0; i < METRICS; i++)
         for (unsigned k = 0; k < metric_samples(&metrics[i]); k++)
             metric_write(w, &now, &t, &metrics[i], k);
@@ -3293,13 +3312,15 @@ static int push_step(struct exportws *w, struct conn *c, struct input *in)
 /* Serves all whole requests in the input; what they came to goes out in one piece. */
 static void push_feed(struct exportws *w, struct conn *c, struct input *in)
 {
-    while (c->state == CONN_PUSH && push_step(w, c, in) > 0) {}
+    int steps = 0;
+    while (c->state == CONN_PUSH && push_step(w, c, in) > 0) steps++;
     answers_flush(w, c);
     if (c->state == CONN_DEAD) return;
     if (c->state == CONN_PUSH) {
-        int midst = push_of(w, c)->phase != PUSH_HEAD;
-        if (midst || (in->used > in->raw && c->timer != TIMER_HEAD)) timer_set(w, c, TIMER_HEAD);
-        else if (in->used == in->raw) timer_set(w, c, TIMER_IDLE);
+        int rest = in->used > in->raw, moved = steps > 0 || push_of(w, c)->phase != PUSH_HEAD;
+        if (rest ? moved || c->timer != TIMER_HEAD : push_of(w, c)->phase != PUSH_HEAD)
+            timer_set(w, c, TIMER_HEAD);
+        else if (!rest) timer_set(w, c, TIMER_IDLE);
     }
     conn_output_done(w, c, 1);
 }
@@ -3321,8 +3342,8 @@ static void conn_bury(struct exportws *w, struct conn *c)
                    : conn_is_pusher(w, c)  ? &w->free_pusher
                                            : &w->free_handshake;
     if (conn_is_session(w, c)) w->seats--;
-    else if (conn_is_pusher(w, c)) w->pushers--;
-    else w->handshakes--;
+    else if (!conn_is_pusher(w, c)) w->handshakes--;
+    else if (!(c->flags & CONN_EXTRA)) w->pushers--;
     if (conn_is_pusher(w, c)) push_reset(w, push_of(w, c));
     if (c->flags & CONN_WAITING) w->waiting--;
     c->sent = 0;
@@ -3361,6 +3382,8 @@ static void conn_input_done(struct exportws *w, struct conn *c, struct input *in
 {
     size_t rest = in->used - in->raw;
     if (c->state == CONN_DEAD || c->state == CONN_LINGER) {
+        /* Left unread, it would turn close() into a reset. */
+        if (peek) recv(c->fd, in->data, in->used, 0);
         input_release(w, c);
         return;
     }
@@ -3453,7 +3476,8 @@ static void conn_set_address(struct conn *c, const struct sockaddr *from)
     }
 }
 
-/* The client that has kept a handshake's slot longest gives way. */
+/* The client that has kept a handshake's slot longest gives way. Not all can be dead already: fewer
+ * are accepted in a turn than there are slots. */
 static void handshake_give_way(struct exportws *w)
 {
     uint32_t index = w->timers[TIMER_HEAD].first;
@@ -3493,21 +3517,34 @@ static void client_accept(struct exportws *w, int fd, const struct sockaddr *fro
     conn_read(w, c); /* its head is often there already */
 }
 
+static const char busy_answer[] = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"
+                                  "Content-Type: application/json\r\nContent-Length: 39\r\n"
+                                  "Connection: close\r\n\r\n"
+                                  "{\"error\":\"too many connections: wait\"}\n";
+
+/* One pusher too many is told so; a few spare slots let it read that in peace. */
 static void pusher_accept(struct exportws *w, int fd, const struct sockaddr *from)
 {
+    static const char why[] = "too many connections at the push door: come again";
+    struct conn none;
     if (w->free_pusher == NONE) {
+        conn_set_address(&none, from);
+        refuse_note(w, &none, 503, why);
+        send(fd, busy_answer, sizeof busy_answer - 1, MSG_NOSIGNAL);
         close(fd);
         return;
     }
     struct conn *c = conn_start(w, fd, &w->free_pusher, from);
     push_reset(w, push_of(w, c));
     c->state = CONN_PUSH;
-    if (w->pushers++ < w->o.pushers) {
+    if (w->pushers < w->o.pushers) {
+        w->pushers++;
         conn_read(w, c);
         return;
     }
+    c->flags |= CONN_EXTRA;
     push_of(w, c)->close = 1;
-    push_refuse(w, c, 503, "", "too many connections at the push door: come again");
+    push_refuse(w, c, 503, "", why);
     answers_flush(w, c);
     if (c->state != CONN_DEAD) conn_output_done(w, c, 0);
 }
@@ -3556,6 +3593,9 @@ static void loop_drain(struct exportws *w)
     struct line l;
     if (w->stopping) return;
     w->stopping = 1;
+    pthread_mutex_lock(&w->ring.lock);
+    w->ring.closed = 1;
+    pthread_mutex_unlock(&w->ring.lock);
     w->drain_due_ms = w->now_ms + w->o.drain_ms;
     if (log_begin(w, &l, EXPORTWS_LOG_INFO, "drain")) {
         log_counts(w, &l);
@@ -3741,7 +3781,8 @@ static int loop_timers(struct exportws *w)
 static int loop_timeout(const struct exportws *w, int timeout_ms)
 {
     uint64_t due = UINT64_MAX, wait;
-    if (w->left_first != NONE || w->timers[TIMER_DEAD].first != NONE || w->posts_left) return 0;
+    if (w->left_first != NONE || w->expired != NONE || w->posts_left) return 0;
+    if (w->timers[TIMER_DEAD].first != NONE) return 0;
     for (unsigned timer = TIMER_HEAD; timer < TIMER_DEAD; timer++)
         if (w->timers[timer].first != NONE && w->conns[w->timers[timer].first].due_ms < due)
             due = w->conns[w->timers[timer].first].due_ms;
@@ -3760,6 +3801,7 @@ static int loop_timeout(const struct exportws *w, int timeout_ms)
 /* Tells of those who left, and closes the dead. */
 static void loop_bury(struct exportws *w)
 {
+    messages_announce(w);
     sessions_announce(w);
     while (w->timers[TIMER_DEAD].first != NONE)
         conn_bury(w, &w->conns[w->timers[TIMER_DEAD].first]);
@@ -3769,7 +3811,7 @@ static void loop_bury(struct exportws *w)
 static void loop_drained(struct exportws *w)
 {
     struct line l;
-    if (!w->stopping || (w->seats > 0 && w->now_ms < w->drain_due_ms)) return;
+    if (!w->stopping || w->posts_left || (w->seats > 0 && w->now_ms < w->drain_due_ms)) return;
     w->stopped = 1;
     if (!log_begin(w, &l, w->held > 0 ? EXPORTWS_LOG_WARN : EXPORTWS_LOG_INFO, "stop")) return;
     log_counts(w, &l), log_number(&l, "held", w->held);
@@ -4003,19 +4045,18 @@ size_t exportws_request_header(const exportws_request *r, const char *name, char
                                size_t size)
 {
     struct text t = {value, 0, value ? size : 0};
-    if (r && name) {
-        const uint8_t *line = r->head + r->parsed->fields.at;
-        while (line < r->end) {
-            const uint8_t *next = (const uint8_t *)memchr(line, '\n', (size_t)(r->end - line)) + 1;
-            const uint8_t *colon = memchr(line, ':', (size_t)(next - line)), *p = colon + 1;
-            if (colon && ascii_equal(line, (size_t)(colon - line), name)) {
-                size_t n = (size_t)(next - p) - 2;
-                http_trim(&p, &n);
-                text_bytes(&t, p, n);
-                break;
-            }
-            line = next;
+    const uint8_t *line = r && name ? r->head + r->parsed->fields.at : NULL;
+    while (line && line < r->end) {
+        const uint8_t *end = memchr(line, '\n', (size_t)(r->end - line));
+        const uint8_t *p = memchr(line, ':', (size_t)(end - line));
+        if (p && ascii_equal(line, (size_t)(p - line), name)) {
+            size_t n = (size_t)(end - p) - 2; /* without colon and CR */
+            p++;
+            http_trim(&p, &n);
+            text_bytes(&t, p, n);
+            break;
         }
+        line = end + 1;
     }
     text_end(&t);
     return t.n;
@@ -4082,7 +4123,7 @@ static void server_init(struct exportws *w)
 {
     w->m = (struct metrics){0};
     w->sweep_gap_us = SWEEP_SLOWEST_US;
-    w->left_first = w->left_last = NONE;
+    w->expired = w->left_first = w->left_last = NONE;
     w->all = w->aging = (struct chain){NONE, NONE};
     for (unsigned i = 0; i < TIMERS; i++) w->timers[i] = (struct chain){NONE, NONE};
     w->durations_ms[TIMER_HEAD] = w->o.handshake_timeout_ms;
@@ -4179,10 +4220,14 @@ int exportws_dispatch(exportws *w, const struct pollfd *fds, size_t count)
     int ready = 0;
     if (!w || !fds || w->in_turn) return EXPORTWS_BAD;
     if (w->stopped) return EXPORTWS_GONE;
-    for (uint32_t at = 0; at < w->poll_count && at < count; at++) {
-        if (fds[at].fd != w->polls[at].fd) return EXPORTWS_BAD;
-        w->polls[at].revents = fds[at].revents;
-        ready += fds[at].revents != 0;
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t at = i; /* where it stood, unless something was sent in between */
+        if (fds[i].revents == 0) continue;
+        if (at >= w->poll_count || w->polls[at].fd != fds[i].fd)
+            for (at = 0; at < w->poll_count && w->polls[at].fd != fds[i].fd;) at++;
+        if (at == w->poll_count) return EXPORTWS_BAD;
+        w->polls[at].revents = fds[i].revents;
+        ready++;
     }
     w->in_turn = 1;
     loop_time(w);
@@ -4267,13 +4312,14 @@ int exportws_reply(exportws *w, exportws_id session, const void *data, size_t si
     struct conn *c = session_find(w, session);
     if (!c) return EXPORTWS_GONE;
     if (c->queued - c->replay >= w->o.queue) return EXPORTWS_FULL;
-    if (size / w->block_bytes + 2 + w->reserve > w->blocks_free) return EXPORTWS_FULL;
     api_enter(w);
     size_t head = frame_head_size(size);
     uint8_t *frame = w->stage + FRAME_HEAD_MAX - head;
     if (size > 0) memmove(w->stage + FRAME_HEAD_MAX, data, size);
     frame_encode(frame, (unsigned)kind, size);
-    session_sent(w, c, conn_send(w, c, frame, head + size, w->block_count + 1));
+    int result = conn_send(w, c, frame, head + size, w->block_count + 1);
+    if (result == -2 && !(c->flags & CONN_STARVED)) return EXPORTWS_FULL;
+    session_sent(w, c, result);
     return c->state == CONN_OPEN ? 1 : EXPORTWS_GONE;
 }
 
@@ -4341,8 +4387,8 @@ int exportws_post(exportws *w, const char *token, const void *data, size_t size,
     post.size = (uint32_t)size, post.name_size = (uint16_t)n, post.kind = (uint8_t)kind;
     pthread_mutex_lock(&r->lock);
     int first = r->used == 0;
-    if (r->size - r->used < sizeof post + n + size) {
-        error = EXPORTWS_FULL;
+    if (r->closed || r->size - r->used < sizeof post + n + size) {
+        error = r->closed ? EXPORTWS_GONE : EXPORTWS_FULL;
     } else {
         ring_put(r, &post, sizeof post);
         ring_put(r, token, n);

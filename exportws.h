@@ -62,7 +62,7 @@ enum {
 enum {
     EXPORTWS_BY_PEER,     /* the peer closed, with a close frame or without */
     EXPORTWS_BY_ERROR,    /* its socket failed */
-    EXPORTWS_BY_TIMEOUT,  /* it showed no life in ping_ms + pong_ms */
+    EXPORTWS_BY_TIMEOUT,  /* no life in ping_ms + pong_ms, or a message not complete in time */
     EXPORTWS_BY_SLOW,     /* its queue was full, or it took nothing for write_timeout_ms */
     EXPORTWS_BY_PROTOCOL, /* it broke RFC 6455, sent too big a message or bad UTF-8 */
     EXPORTWS_BY_REPLACED, /* a newer session of the same token, past per_token */
@@ -168,7 +168,7 @@ int exportws_step(exportws *w, int timeout_ms);
 
 /* For a host with a poll() loop of its own: fills fds[0..max) with what the server waits for and
  * lowers *timeout_ms (negative: no bound) to when it next has to be dispatched. Returns how many it
- * filled; EXPORTWS_TOO_BIG when max is too small (capacity + handshakes + pushers + 3 always do),
+ * filled; EXPORTWS_TOO_BIG when max is too small (capacity + handshakes + pushers + 5 always do),
  * EXPORTWS_GONE when stopped, EXPORTWS_BAD on NULL. */
 int exportws_pollfds(exportws *w, struct pollfd *fds, size_t max, int *timeout_ms);
 

@@ -874,7 +874,8 @@ enum conn_flag {
     CONN_SHUT = 4,    /* our side is shut down */
     CONN_STARVED = 8, /* its last frame was cut off: the buffer had no room for it */
     CONN_SPOKE = 16,  /* lately: it is kept hot */
-    CONN_EXTRA = 32   /* a pusher too many, which is being told so */
+    CONN_EXTRA = 32,  /* a pusher too many, which is being told so */
+    CONN_TOLD = 64    /* on_open was: then on_close is, too */
 };
 
 /* The lists of connections by deadline: each has one duration, so that joining at the tail keeps
@@ -1315,6 +1316,8 @@ static const char *options_wrong(const exportws_options *o)
         return "heartbeat";
     if (o->push_secret && !*o->push_secret) return "push-secret";
     if (o->origin_count > 0 && !o->origins) return "origin";
+    for (size_t i = 0; i < o->origin_count; i++)
+        if (!o->origins[i]) return "origin";
     if (o->client_secret) return "client-secret";
     if (o->trusted_proxy_count > 0) return "trusted-proxy";
     if (o->demo) return "demo";
@@ -2176,7 +2179,7 @@ static void sessions_announce(struct exportws *w)
             log_counts(w, &l);
             log_end(w, &l);
         }
-        if (w->o.on_close)
+        if (w->o.on_close && (c->flags & CONN_TOLD))
             w->o.on_close(w->o.user, conn_id(w, c), conn_name(w, c), c->reason, c->code);
     }
 }
@@ -2787,8 +2790,9 @@ static struct conn *client_admit(struct exportws *w, struct conn *from,
         log_peer(&l, c), log_counts(w, &l);
         log_end(w, &l);
     }
-    if (c->state == CONN_OPEN && w->o.on_open)
-        w->o.on_open(w->o.user, conn_id(w, c), conn_name(w, c));
+    if (c->state != CONN_OPEN) return c;
+    c->flags |= CONN_TOLD;
+    if (w->o.on_open) w->o.on_open(w->o.user, conn_id(w, c), conn_name(w, c));
     return c;
 }
 
@@ -4218,7 +4222,7 @@ int exportws_pollfds(exportws *w, struct pollfd *fds, size_t max, int *timeout_m
 int exportws_dispatch(exportws *w, const struct pollfd *fds, size_t count)
 {
     int ready = 0;
-    if (!w || !fds || w->in_turn) return EXPORTWS_BAD;
+    if (!w || !fds || w->in_turn || w->in_log) return EXPORTWS_BAD;
     if (w->stopped) return EXPORTWS_GONE;
     for (uint32_t i = 0; i < count; i++) {
         uint32_t at = i; /* where it stood, unless something was sent in between */
@@ -4236,7 +4240,7 @@ int exportws_dispatch(exportws *w, const struct pollfd *fds, size_t count)
 
 int exportws_step(exportws *w, int timeout_ms)
 {
-    if (!w || w->in_turn) return EXPORTWS_BAD;
+    if (!w || w->in_turn || w->in_log) return EXPORTWS_BAD;
     if (w->stopped) return EXPORTWS_GONE;
     return loop_turn(w, loop_timeout(w, timeout_ms));
 }
@@ -4252,7 +4256,7 @@ void exportws_stop(exportws *w)
 
 void exportws_end(exportws *w)
 {
-    if (!w || w->in_turn) return;
+    if (!w || w->in_turn || w->in_log) return;
     for (uint32_t at = w->poll_count; at > 0; at--)
         if (w->owners[at - 1] < w->conns_end) close(w->polls[at - 1].fd);
     door_close(&w->doors[0]), door_close(&w->doors[1]);

@@ -3,7 +3,7 @@
 .SUFFIXES:
 
 CC       = cc
-CFLAGS   = -O2
+CFLAGS   = -O1
 CPPFLAGS =
 LDFLAGS  =
 LDLIBS   =
@@ -26,18 +26,25 @@ CMOCKA = `pkg-config --cflags --libs cmocka 2>/dev/null || \
 	echo -I/usr/local/include -L/usr/local/lib -lcmocka`
 COMPILE_TEST = mkdir -p $(BUILD) && $(CC) $(STRICT) $(TEST_FLAGS) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS)
 
-# One binary for each section of exportws.c, which it includes; those with a clock that the test
-# sets; those whose system calls fail; the corpus of the fuzzers; those that drive the program.
+# Binaries that include exportws.c: as it is, with a clock that the test sets, with system calls that
+# fail, and the corpus of the fuzzers; those that embed it; those that drive the program. Then
+# scripts that drive the program, and those that look at the source.
 UNITS    = $(BUILD)/test_bytes $(BUILD)/test_digest $(BUILD)/test_utf8 $(BUILD)/test_head \
-	$(BUILD)/test_chunk $(BUILD)/test_frame $(BUILD)/test_arena
-CLOCKED  =
-FAULTS   =
+	$(BUILD)/test_chunk $(BUILD)/test_frame $(BUILD)/test_arena $(BUILD)/test_options
+CLOCKED  = $(BUILD)/test_log $(BUILD)/test_messages
+FAULTS   = $(BUILD)/test_start $(BUILD)/test_clock $(BUILD)/test_faults
 REPLAYS  =
+EMBEDDED = $(BUILD)/test_api
 SYSTEMS  = $(BUILD)/test_java $(BUILD)/test_reclaim $(BUILD)/test_doors $(BUILD)/test_rfc6455 \
 	$(BUILD)/test_rfc9112
 SCRIPTS  = test/options.py test/curl.sh test/websockets.py test/export.sh
-INSIDE   = $(UNITS) $(CLOCKED) $(FAULTS) $(REPLAYS)
+STATICS  = test/test_header.sh test/symbols.sh
+INSIDE   = $(UNITS) $(CLOCKED) $(FAULTS) $(REPLAYS) $(EMBEDDED)
+
 CLOCK_WRAP = -Wl,--wrap=clock_gettime -Wl,--wrap=time
+FAULT_WRAP = `for call in poll accept recv send close fcntl socket bind listen getsockname \
+	setsockopt pipe read write shutdown open connect unlink lstat getsockopt clock_gettime; \
+	do printf ' -Wl,--wrap=%s' $$call; done`
 
 all: $(PROGRAM)
 
@@ -54,7 +61,7 @@ check: check-san-$(SAN)
 
 check-san-0: programs
 	PATH="`pwd`/build/python/bin:$$PATH" EXPORTWS="$${EXPORTWS:-./$(PROGRAM)}" \
-		test/run $(INSIDE) $(SYSTEMS) $(SCRIPTS)
+		test/run $(INSIDE) $(SYSTEMS) $(SCRIPTS) $(STATICS)
 
 programs: $(PROGRAM) $(INSIDE) $(SYSTEMS) $(BUILD)/echo
 
@@ -88,26 +95,41 @@ $(UNITS) $(SYSTEMS):
 $(CLOCKED):
 	@$(COMPILE_TEST) $(CLOCK_WRAP) -o $@ test/$(@F).c $(CMOCKA) $(LDLIBS)
 
+$(FAULTS):
+	@$(COMPILE_TEST) $(FAULT_WRAP) -o $@ test/$(@F).c $(CMOCKA) $(LDLIBS)
+
 $(REPLAYS):
 	@$(COMPILE_TEST) -o $@ test/$(@F).c $(LDLIBS)
+
+$(EMBEDDED):
+	@$(COMPILE_TEST) -DEXPORTWS_NO_MAIN -o $@ test/$(@F).c exportws.c $(CMOCKA) $(LDLIBS)
 
 $(BUILD)/echo: test/echo.c $(SOURCE)
 	@$(COMPILE_TEST) -DEXPORTWS_NO_MAIN -o $@ test/echo.c exportws.c $(LDLIBS)
 
 $(UNITS) $(CLOCKED): $(SOURCE) test/test.h
+$(FAULTS): $(SOURCE) test/faults.h test/audit.h
 $(REPLAYS): $(SOURCE) test/fuzz.h
+$(EMBEDDED): $(SOURCE)
 $(SYSTEMS): test/server.h
+$(BUILD)/test_api: test/test_api.c
 $(BUILD)/test_arena: test/test_arena.c
 $(BUILD)/test_bytes: test/test_bytes.c
 $(BUILD)/test_chunk: test/test_chunk.c
+$(BUILD)/test_clock: test/test_clock.c
 $(BUILD)/test_digest: test/test_digest.c
 $(BUILD)/test_doors: test/test_doors.c
+$(BUILD)/test_faults: test/test_faults.c
 $(BUILD)/test_frame: test/test_frame.c
 $(BUILD)/test_head: test/test_head.c
 $(BUILD)/test_java: test/test_java.c
+$(BUILD)/test_log: test/test_log.c
+$(BUILD)/test_messages: test/test_messages.c test/audit.h
+$(BUILD)/test_options: test/test_options.c
 $(BUILD)/test_reclaim: test/test_reclaim.c
 $(BUILD)/test_rfc6455: test/test_rfc6455.c
 $(BUILD)/test_rfc9112: test/test_rfc9112.c
+$(BUILD)/test_start: test/test_start.c
 $(BUILD)/test_utf8: test/test_utf8.c
 
 $(BUILD)/bench: test/bench.c

@@ -1148,35 +1148,6 @@ static int job_first(struct load *l, const struct job *j, struct sample *s)
     return 0;
 }
 
-/* One ping on the next of the busy sessions. */
-static int serial_once(struct load *l, size_t busy)
-{
-    size_t i = l->number % busy, want, size = ping_prepare(l, 9, 8, &want);
-    uint64_t start = now_ns();
-    if (socket_send(l->session[i], l->out, size) != 0 ||
-        socket_receive(l->session[i], l->in, want) != 0)
-        return load_fail(l, "busy: session %zu is not answered", i);
-    load_lap(l, now_ns() - start);
-    return memcmp(l->in, l->want, want) == 0 ? 0 : load_fail(l, "busy: %zu: not its pong", i);
-}
-
-static int job_serial(struct load *l, const struct job *j, struct sample *s)
-{
-    size_t busy = l->sessions < BUSY ? l->sessions : BUSY;
-    load_plan(l, TALK_ECHO, busy);
-    while (l->laps < 2 * busy)
-        if (serial_once(l, busy) != 0)
-            return -1;
-    l->laps = 0;
-    s->cpu_ns = process_cpu_ns(l->pid);
-    for (uint64_t start = now_ns(); job_goes_on(j, l->laps, start); )
-        if (serial_once(l, busy) != 0)
-            return -1;
-    s->cpu_ns = process_cpu_ns(l->pid) - s->cpu_ns;
-    s->count = l->laps;
-    return 0;
-}
-
 static int echo_start(struct load *l, size_t i, size_t size)
 {
     l->got[i] = 0;
@@ -1216,20 +1187,55 @@ static int echo_run(struct load *l, const struct job *j, size_t busy, size_t siz
     return 0;
 }
 
+/* So that the busy are known to be busy before anything is counted. */
+static int echo_warm(struct load *l, unsigned opcode, size_t busy)
+{
+    struct job warm = {0};
+    size_t want, size = ping_prepare(l, opcode, 8, &want);
+    load_plan(l, TALK_ECHO, busy);
+    load_watch(l, busy);
+    warm.rounds = 3 * busy;
+    warm.seconds = PATIENCE_MS / 1000;
+    int r = echo_run(l, &warm, busy, size, want);
+    l->laps = 0;
+    return r;
+}
+
 static int job_echo(struct load *l, const struct job *j, struct sample *s)
 {
     size_t want, size, busy = l->sessions < BUSY ? l->sessions : BUSY;
-    struct job warm = *j;
-    load_plan(l, TALK_ECHO, busy);
-    load_watch(l, busy);
-    size = ping_prepare(l, j->opcode, j->bytes, &want);
-    warm.rounds = 2 * busy;
-    if (echo_run(l, &warm, busy, size, want) != 0)
+    if (echo_warm(l, j->opcode, busy) != 0)
         return -1;
-    l->laps = 0;
+    size = ping_prepare(l, j->opcode, j->bytes, &want);
     s->cpu_ns = process_cpu_ns(l->pid);
     if (echo_run(l, j, busy, size, want) != 0)
         return -1;
+    s->cpu_ns = process_cpu_ns(l->pid) - s->cpu_ns;
+    s->count = l->laps;
+    return 0;
+}
+
+/* One ping on the next of the busy sessions. */
+static int serial_once(struct load *l, size_t busy)
+{
+    size_t i = l->number % busy, want, size = ping_prepare(l, 9, 8, &want);
+    uint64_t start = now_ns();
+    if (socket_send(l->session[i], l->out, size) != 0 ||
+        socket_receive(l->session[i], l->in, want) != 0)
+        return load_fail(l, "busy: session %zu is not answered", i);
+    load_lap(l, now_ns() - start);
+    return memcmp(l->in, l->want, want) == 0 ? 0 : load_fail(l, "busy: %zu: not its pong", i);
+}
+
+static int job_serial(struct load *l, const struct job *j, struct sample *s)
+{
+    size_t busy = l->sessions < BUSY ? l->sessions : BUSY;
+    if (echo_warm(l, 9, busy) != 0)
+        return -1;
+    s->cpu_ns = process_cpu_ns(l->pid);
+    for (uint64_t start = now_ns(); job_goes_on(j, l->laps, start); )
+        if (serial_once(l, busy) != 0)
+            return -1;
     s->cpu_ns = process_cpu_ns(l->pid) - s->cpu_ns;
     s->count = l->laps;
     return 0;
@@ -1514,7 +1520,8 @@ static int site_finish(struct site *s, struct sample *sample)
 {
     struct pollfd p = {s->control, POLLIN, 0};
     memset(sample, 0, sizeof *sample);
-    if (poll(&p, 1, JOB_MS) <= 0 || read(s->control, sample, sizeof *sample) != (ssize_t)sizeof *sample) {
+    if (poll(&p, 1, JOB_MS) <= 0 ||
+        read(s->control, sample, sizeof *sample) != (ssize_t)sizeof *sample) {
         sample->ok = 0;
         snprintf(sample->why, sizeof sample->why, "the load is gone, or takes for ever");
     }

@@ -54,6 +54,7 @@ static const struct chunk_row rows[] = {
     DONE("extension", "3;a=b\r\nabc\r\n0;last\r\n\r\n", "abc"),
     DONE("quoted extension", "3;a=\"x;y\"\r\nabc\r\n0\r\n\r\n", "abc"),
     DONE("blanks behind the size", "3 \t\r\nabc\r\n0 \r\n\r\n", "abc"),
+    DONE("blanks, then an extension", "3\t ;a\r\nabc\r\n0\r\n\r\n", "abc"),
     DONE("bytes beyond ASCII in an extension", "3;\xc3\xa4\r\nabc\r\n0\r\n\r\n", "abc"),
     DONE("trailer", "3\r\nabc\r\n0\r\nX: y\r\n\r\n", "abc"),
     DONE("two trailers", "0\r\nX: y\r\nLonger-Name:\tz\xff\r\n\r\n", ""),
@@ -93,6 +94,10 @@ static const struct chunk_row rows[] = {
     FAIL("no size behind data", "3\r\nabc\r\n\r", "abc"),
     FAIL("second size is none", "3\r\nabc\r\nx", "abc"),
     FAIL("size of two chunks runs on", "3\r\nabc\r\n0000000000000000", "abc"),
+    FAIL("blank, then no extension", "5 a", ""),
+    FAIL("blank, then LF", "5 \n", ""),
+    FAIL("blank, CR and no LF", "5 \r5", ""),
+    FAIL("trailer's name beyond ASCII", "0\r\nX\xff", ""),
     FAIL("trailer begins with a blank", "0\r\n ", ""),
     FAIL("trailer without a colon", "0\r\nX\r", ""),
     FAIL("blank before a trailer's colon", "0\r\nX ", ""),
@@ -213,27 +218,29 @@ static void large_chunk_is_told_in_the_pieces_it_comes_in(void **state)
     for (size_t i = 0; i < b.size; i++) assert_int_equal(b.bytes[i], 'd');
 }
 
-/* What nobody wants, an extension or a trailer, may be 8 KiB in all. */
+/* What nobody wants, an extension, a trailer or blanks, may be 8 KiB in all. */
 static void extensions_and_trailers_have_an_end(void **state)
 {
     static const struct {
-        const char *name, *start, *end;
-        size_t counted; /* of start, as extension or trailer */
-    } limits[] = {{"extension", "0;", "\r", 0},
-                  {"trailer", "0\r\nX:", "\r", 1},
-                  {"both", "0;ab\r\nX:", "\r", 4}};
+        const char *name, *start;
+        size_t counted; /* of start */
+        char fill;
+    } limits[] = {{"extension", "0;", 0, 'x'},
+                  {"blanks", "0 ", 0, ' '},
+                  {"trailer's name", "0\r\nX", 0, 'x'},
+                  {"trailer's value", "0\r\nX:", 1, 'x'},
+                  {"extension and trailer", "0;ab\r\nX:", 4, 'x'}};
     (void)state;
     for (size_t i = 0; i < COUNT(limits); i++) {
         for (size_t over = 0; over < 2; over++) {
             static char text[HEAD_MAX + 64];
             static struct body b;
             struct chunk k = {0};
-            size_t at = strlen(limits[i].start), fill = HEAD_MAX - 1 - limits[i].counted + over;
+            size_t at = strlen(limits[i].start), fill = HEAD_MAX - limits[i].counted + over;
             memcpy(text, limits[i].start, at);
-            memset(text + at, 'x', fill);
-            memcpy(text + at + fill, limits[i].end, 2);
+            memset(text + at, limits[i].fill, fill);
             b.failed = 0, b.used = 0;
-            body_feed(&b, &k, text, at + fill + 1, 100);
+            body_feed(&b, &k, text, at + fill, 100);
             if (b.failed != (int)over) fail_msg("%s of %zu: %d", limits[i].name, fill, b.failed);
         }
     }

@@ -205,6 +205,9 @@ static const struct row refused[] = {
     ROW("a response", "HTTP/1.1 200 OK\r\n", -400),
     ROW("folded line", HOST " more\r\n", -400),
     ROW("folded line with tab", HOST "\tmore\r\n", -400),
+    ROW("folded line that looks like a field", HOST " X: y\r\n", -400),
+    ROW("name begins with a byte beyond ASCII", HOST "\xf6X: y\r\n", -400),
+    ROW("name begins with a colon", HOST ":X: y\r\n", -400),
     ROW("field without colon", LINE "Host\r\n", -400),
     ROW("field without name", LINE ": h\r\n", -400),
     ROW("blank before the colon", LINE "Host : h\r\n", -400),
@@ -568,12 +571,15 @@ static void target_is_split_into_path_and_query(void **state)
         {"/a?b?c", "/a", "b?c"},
         {"/?", "/", ""},
         {"//a", "//a", ""},
+        {"/http://h/a", "/http://h/a", ""},
         {"http://h/a?b", "/a", "b"},
         {"HTTP://H:80/a", "/a", ""},
         {"https://h/a/b", "/a/b", ""},
         {"http://h/", "/", ""},
         {"http://h", "", ""},
         {"https://h", "", ""},
+        {"http://h?x=/app/ws/", "", "x=/app/ws/"},
+        {"http://[::1]:80/a?b", "/a", "b"},
     };
     (void)state;
     for (size_t i = 0; i < COUNT(rows); i++) {
@@ -628,6 +634,66 @@ static void path_gives_its_token_or_the_status(void **state)
         int got = path_token(&w, path, &token);
         if (got != rows[i].status) fail_msg("%s: %d", rows[i].path, got);
         if (got > 0) assert_string_equal(token, rows[i].token);
+    }
+}
+
+/* The status that a line gets, in a head that is well otherwise. */
+static int line_status(const char *request_line, const char *field)
+{
+    char text[256];
+    struct head h = {0};
+    size_t n = (size_t)snprintf(text, sizeof text, "%s\r\n%s\r\n\r\n", request_line, field);
+    int got = head_parse(&h, guard_copy(text, n), n);
+    return got == (int)n ? 0 : got;
+}
+
+static void host_is_a_name_or_an_address_with_its_port(void **state)
+{
+    static const char *const good[] = {"",      "h",        "h:80",   "h:",        ":80",
+                                       "[::1]", "[::1]:80", "[::1]:", "1.2.3.4:5", "a-b_c.d~e",
+                                       "a%20b", "a!$&'*+b", "(a),;=", "[fe80::1]", "h:0123456789"};
+    static const char *const bad[] = {"h:x",  "h:8x", "h:80:80", "h h",     "h\th",   "[::1",
+                                      "[",    "[]x",  "[::1]x",  "[::1]80", "[::1]:x", "[::1]]",
+                                      "h/",   "h?",   "h#",      "u@h",     "h\"",    "h\\",
+                                      "a]",   "a[b",  "h:-1",    "h: 80",   "\xc3\xa4", "<h>"};
+    (void)state;
+    for (size_t i = 0; i < COUNT(good) + COUNT(bad); i++) {
+        const char *host = i < COUNT(good) ? good[i] : bad[i - COUNT(good)];
+        char field[64], line[64];
+        int want = i < COUNT(good) ? 0 : -400;
+        snprintf(field, sizeof field, "Host: %s", host);
+        int got = line_status("GET / HTTP/1.1", field);
+        if (got != want) fail_msg("Host '%s': %d", host, got);
+        if (strpbrk(host, " \t/?#\xc3")) continue; /* another target, or none */
+        snprintf(line, sizeof line, "GET http://%s/ HTTP/1.1", host);
+        if (*host == '\0' || *host == ':') want = -400;
+        got = line_status(line, "Host: h");
+        if (got != want) fail_msg("%s: %d", line, got);
+    }
+}
+
+static void target_has_a_form_that_its_method_may_have(void **state)
+{
+    static const struct {
+        const char *method, *target;
+        int status;
+    } rows[] = {
+        {"GET", "/", 0},          {"GET", "//", 0},           {"GET", "/a?b", 0},
+        {"GET", "http://h", 0},   {"GET", "https://h/", 0},   {"GET", "HTTP://h/", 0},
+        {"OPTIONS", "*", 0},      {"CONNECT", "h:80", 0},     {"GET", "*", -400},
+        {"POST", "*", -400},      {"OPTIONS", "**", -400},    {"OPTIONS", "h", -400},
+        {"GET", "a", -400},       {"GET", "h:80", -400},      {"GET", "?x", -400},
+        {"GET", "/a#b", -400},    {"GET", "#", -400},         {"GET", "http://h/#", -400},
+        {"GET", "http://", -400}, {"GET", "https://", -400},  {"GET", "http:///a", -400},
+        {"GET", "http:/a", -400}, {"GET", "http://?x", -400}, {"GET", "ftp://h/a", -400},
+        {"GET", "http://:80/", -400},
+    };
+    (void)state;
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        char line[64];
+        snprintf(line, sizeof line, "%s %s HTTP/1.1", rows[i].method, rows[i].target);
+        int got = line_status(line, "Host: h");
+        if (got != rows[i].status) fail_msg("%s: %d", line, got);
     }
 }
 
@@ -732,6 +798,8 @@ int main(void)
         cmocka_unit_test(target_is_split_into_path_and_query),
         cmocka_unit_test(authority_never_reads_past_the_target),
         cmocka_unit_test(path_gives_its_token_or_the_status),
+        cmocka_unit_test(host_is_a_name_or_an_address_with_its_port),
+        cmocka_unit_test(target_has_a_form_that_its_method_may_have),
         cmocka_unit_test(host_ends_before_its_port),
         cmocka_unit_test(origin_is_allowed_when_its_host_is_the_host),
         cmocka_unit_test(secret_is_equal_in_every_byte_or_not),

@@ -27,14 +27,14 @@
  *        busy       100 busy sessions, alone and among idle ones: CPU and stalls
  *        memory     bytes a session, resident memory full, emptied, filled again
  *        cycle      connect, upgrade, leave
- *        echo       messages through the library: --echo PROGRAM, which is started as
- *                   PROGRAM 127.0.0.1:0 CAPACITY and prints a line with its 127.0.0.1:PORT
+ *        echo       messages through the library: --echo PROGRAM, made of test/echo.c, started
+ *                   with --listen, --push, --capacity and --max-message
  *        start      exec to ready line
  *        size       the stripped program
  *        soak       1,000,000 cycles with memory flat (only when it is named)
  *
  * Options: --quick (a minute or two), --runs N, --server PROGRAM (or $EXPORTWS; ./exportws),
- *          --cores one|two, --cpu N (the core), --svg FILE (build/bench.svg), --echo PROGRAM,
+ *          --cores one|two, --cpu N (the core), --svg FILE (this program's .svg), --echo PROGRAM,
  *          --bars first|final (the bars of a first version, or the real ones),
  *          --self-check (a twin in the server's place: every ratio has to be about 1).
  * CSV=1 in the environment: every run as a line instead of the table.
@@ -1430,6 +1430,8 @@ static int site_exec(const struct bench *b, struct site *s, char *const argv[])
         signal(SIGPIPE, SIG_DFL);
         dup2(out[1], 1);
         close(out[1]);
+        if (s->what == ECHO)                            /* its log has no level */
+            dup2(open("/dev/null", O_WRONLY), 2);
         execv(argv[0], argv);
         fprintf(stderr, "bench: %s: %s\n", argv[0], strerror(errno));
         _exit(127);
@@ -1456,8 +1458,9 @@ static int site_start_server(const struct bench *b, struct site *s, size_t capac
 
 static int site_start_echo(const struct bench *b, struct site *s, size_t capacity)
 {
-    char echo[512], room[32], zero[] = "127.0.0.1:0";
-    char *argv[] = {echo, zero, room, NULL};
+    char echo[512], room[32], zero[] = "127.0.0.1:0", listen_[] = "--listen", push[] = "--push",
+         cap[] = "--capacity", most[] = "--max-message", bytes[] = "64k";
+    char *argv[] = {echo, listen_, zero, push, zero, cap, room, most, bytes, NULL};
     snprintf(echo, sizeof echo, "%s", b->echo);
     snprintf(room, sizeof room, "%zu", capacity);
     return site_exec(b, s, argv);
@@ -2493,9 +2496,11 @@ static void bench_say(const struct bench *b)
 int main(int argc, char **argv)
 {
     struct bench b = {0};
+    char svg[512];
     const char *csv = getenv("CSV"), *server = getenv("EXPORTWS");
     b.server = server ? server : "./exportws";
-    b.svg = "build/bench.svg";
+    snprintf(svg, sizeof svg, "%s.svg", argv[0]);
+    b.svg = svg;
     b.csv = csv != NULL && csv[0] == '1';
     b.runs = 5;
     b.server_core = b.load_core = machine_core(0);

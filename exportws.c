@@ -85,6 +85,7 @@ enum {
     SWEEP_SHARE = 50,       /* of the time one part in so many may go into sweeps */
     SWEEP_FASTEST_US = 1000, /* the time between two pieces is at least this */
     SWEEP_SLOWEST_US = 4000, /* and at most this, whatever they cost */
+    SWEEP_TURNS = 128,       /* after so many turns it is time, whatever the clock says */
     COOL_MS = 100,          /* a session that has not spoken so long goes cold */
     ACCEPT_RETRY_MS = 1000, /* out of descriptors: when to look again if none of ours was freed */
     LINE_MAX_BYTES = 400,   /* a log line */
@@ -1004,7 +1005,7 @@ struct exportws {
     exportws_options o;
     uint64_t now_ms, next_id, drain_due_ms, accept_due_ms, wait_due_ms, memory_bytes;
     uint64_t now_us, sweep_due_us, busy_us, cool_due_ms;
-    uint32_t sweep_gap_us;
+    uint32_t sweep_gap_us, unswept; /* turns without a sweep */
     uint32_t capacity, conns_end,
         pushers_at; /* sessions [0, capacity), handshakes, pushers [pushers_at, conns_end) */
     uint32_t poll_count, hot, sweep_at; /* the poll set, its hot part, where the sweep goes on */
@@ -3855,6 +3856,7 @@ static int loop_sweep(struct exportws *w)
                                                 : (uint32_t)gap_us;
     w->sweep_due_us = end_us + w->sweep_gap_us;
     w->sweep_at = to;
+    w->unswept = 0;
     return loop_serve(w, from, to, ready);
 }
 
@@ -3916,7 +3918,8 @@ static int loop_turn(struct exportws *w, int timeout_ms)
     w->in_turn = 1;
     loop_time(w);
     int events = loop_serve(w, 0, count, ready);
-    if (count < w->poll_count && w->sweep_due_us <= w->now_us) events += loop_sweep(w);
+    int due = ready == 0 || w->sweep_due_us <= w->now_us || ++w->unswept == SWEEP_TURNS;
+    if (count < w->poll_count && due) events += loop_sweep(w);
     return loop_finish(w, events);
 }
 
@@ -3943,20 +3946,32 @@ static void unix_clear(const struct sockaddr_un *to)
     close(fd);
 }
 
-/* Opens one address. 0, or -1 with errno. */
-static int door_listen(struct door *d, const struct sockaddr *to, socklen_t size, int all)
+static void door_close(struct door *d)
+{
+    if (d->fd < 0) return;
+    close(d->fd);
+    if (d->path) unlink(d->path);
+    d->path = NULL;
+    d->fd = -1;
+}
+
+/* Opens one address; path is a Unix socket's, or NULL. 0, or -1 with errno and nothing left. */
+static int door_listen(struct door *d, const struct sockaddr *to, socklen_t size, int all,
+                       const char *path)
 {
     const int on = 1, only = !all;
     d->fd = socket(to->sa_family, SOCK_STREAM, 0);
     if (d->fd < 0) return -1;
-    if (to->sa_family != AF_UNIX) setsockopt(d->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (to->sa_family == AF_INET6) setsockopt(d->fd, IPPROTO_IPV6, IPV6_V6ONLY, &only, sizeof only);
+    if (!path) setsockopt(d->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (to->sa_family == AF_INET6)
+        setsockopt(d->fd, IPPROTO_IPV6, IPV6_V6ONLY, &only, sizeof only);
     if (fcntl(d->fd, F_SETFL, O_NONBLOCK) == 0 && fcntl(d->fd, F_SETFD, FD_CLOEXEC) == 0 &&
-        bind(d->fd, to, size) == 0 && listen(d->fd, SOMAXCONN) == 0)
-        return 0;
+        bind(d->fd, to, size) == 0) {
+        d->path = path;
+        if (listen(d->fd, SOMAXCONN) == 0) return 0;
+    }
     int error = errno;
-    close(d->fd);
-    d->fd = -1;
+    door_close(d);
     errno = error;
     return -1;
 }
@@ -3968,9 +3983,7 @@ static int door_open_unix(struct door *d, const char *path)
     to.sun_family = AF_UNIX;
     memcpy(to.sun_path, path, n + 1);
     unix_clear(&to);
-    if (door_listen(d, (const struct sockaddr *)&to, sizeof to, 0) < 0) return -1;
-    d->path = path;
-    return 0;
+    return door_listen(d, (const struct sockaddr *)&to, sizeof to, 0, path);
 }
 
 /* Takes over a listening socket that the caller has opened. 0, or -1 with errno. */
@@ -4005,25 +4018,17 @@ static int door_open(struct exportws *w, unsigned which, const char *address, st
     } else {
         socklen_t size = address_parse(address, &to.storage);
         int all = address[0] == ':';
-        if (door_listen(d, &to.any, size, all) < 0 && all &&
+        if (door_listen(d, &to.any, size, all, NULL) < 0 && all &&
             (errno == EAFNOSUPPORT || errno == EADDRNOTAVAIL)) {
             struct sockaddr_in v4 = {0}; /* no IPv6 here */
             v4.sin_family = AF_INET;
             v4.sin_port = to.v6.sin6_port;
-            door_listen(d, (const struct sockaddr *)&v4, sizeof v4, 0);
+            door_listen(d, (const struct sockaddr *)&v4, sizeof v4, 0, NULL);
         }
         if (d->fd < 0) return fail(why, "cannot listen on ", address, strerror(errno));
     }
     d->at = poll_add(w, d->fd, OWNER_DOOR + which);
     return 0;
-}
-
-static void door_close(struct door *d)
-{
-    if (d->fd < 0) return;
-    close(d->fd);
-    if (d->path) unlink(d->path);
-    d->fd = -1;
 }
 
 /* ===== API ===== */
@@ -4148,7 +4153,9 @@ static int random_key(uint8_t key[16])
     int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
     if (fd < 0) return -1;
     ssize_t n = read(fd, key, 16);
+    int error = n < 0 ? errno : EIO;
     close(fd);
+    errno = error;
     return n == 16 ? 0 : -1;
 }
 

@@ -132,9 +132,9 @@ typedef struct exportws_options {
     void (*on_message)(void *user, exportws_id session, const char *token, const void *data,
                        size_t size, int kind);
 
-    /* Once for every session that was open, when it no longer is. reason is EXPORTWS_BY_..., code
-     * the close code sent or received (1005: a close frame without one, 1006: none). Runs in
-     * exportws_step or exportws_dispatch. */
+    /* Once for every session that on_open was called for (or would have been), when it is open no
+     * more. reason is EXPORTWS_BY_..., code the close code sent or received (1005: a close frame
+     * without one, 1006: none). Runs in exportws_step or exportws_dispatch. */
     void (*on_close)(void *user, exportws_id session, const char *token, int reason, int code);
 
     /* One line of the log, without newline; valid during the call. Not called from inside itself.

@@ -54,6 +54,7 @@ static const struct chunk_row rows[] = {
     DONE("extension", "3;a=b\r\nabc\r\n0;last\r\n\r\n", "abc"),
     DONE("quoted extension", "3;a=\"x;y\"\r\nabc\r\n0\r\n\r\n", "abc"),
     DONE("blanks behind the size", "3 \t\r\nabc\r\n0 \r\n\r\n", "abc"),
+    DONE("tab in an extension", "3;a\tb\r\nabc\r\n0\r\n\r\n", "abc"),
     DONE("blanks, then an extension", "3\t ;a\r\nabc\r\n0\r\n\r\n", "abc"),
     DONE("bytes beyond ASCII in an extension", "3;\xc3\xa4\r\nabc\r\n0\r\n\r\n", "abc"),
     DONE("trailer", "3\r\nabc\r\n0\r\nX: y\r\n\r\n", "abc"),

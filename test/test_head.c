@@ -672,6 +672,14 @@ static void host_is_a_name_or_an_address_with_its_port(void **state)
     }
 }
 
+static void host_with_a_nul_byte_is_refused(void **state)
+{
+    (void)state;
+    assert_int_equal(host_valid(guard_copy("a\0b", 3), 3), 0);
+    assert_int_equal(host_valid(guard_copy("[\0]", 3), 3), 0);
+    assert_int_equal(host_valid(guard_copy("ab", 2), 2), 1);
+}
+
 static void target_has_a_form_that_its_method_may_have(void **state)
 {
     static const struct {
@@ -799,6 +807,7 @@ int main(void)
         cmocka_unit_test(authority_never_reads_past_the_target),
         cmocka_unit_test(path_gives_its_token_or_the_status),
         cmocka_unit_test(host_is_a_name_or_an_address_with_its_port),
+        cmocka_unit_test(host_with_a_nul_byte_is_refused),
         cmocka_unit_test(target_has_a_form_that_its_method_may_have),
         cmocka_unit_test(host_ends_before_its_port),
         cmocka_unit_test(origin_is_allowed_when_its_host_is_the_host),

@@ -1026,7 +1026,7 @@ struct exportws {
     uint8_t stopping, stopped, in_turn, in_log, accept_paused, inputs_freed, posts_left;
     uint8_t knocked; /* 1 << door: somebody waits there */
     uint8_t key[16];
-    struct metrics m;
+    struct metrics *m;
     struct ring ring;
 
     struct pollfd *polls;
@@ -1195,49 +1195,59 @@ struct option {
 
 #define AT(member) offsetof(exportws_options, member)
 
+/* The library has nobody to tell. */
+#ifdef EXPORTWS_NO_MAIN
+#define HELP(text) NULL
+#else
+#define HELP(text) text
+#endif
+
 static const struct option options[] = {
     {"listen", OPTION_TEXT, AT(listen), 0, 0,
-     "ADDR", "client door: HOST:PORT [V6]:PORT :PORT unix:PATH; port 0 picks one"},
-    {"push", OPTION_TEXT, AT(push), 0, 0, "ADDR", "push door, same forms; none closes it"},
+     "ADDR", HELP("client door: HOST:PORT [V6]:PORT :PORT unix:PATH; port 0 picks one")},
+    {"push", OPTION_TEXT, AT(push), 0, 0, "ADDR", HELP("push door, same forms; none closes it")},
     {"push-secret-file", OPTION_FILE, AT(push_secret), 0, 0,
-     "F", "secret for the push door (first line of F)"},
-    {"path", OPTION_TEXT, AT(path), 0, 0, "P", "what stands before the token"},
-    {"capacity", OPTION_COUNT, AT(capacity), 1, 1000000, "N", "sessions at once"},
+     "F", HELP("secret for the push door (first line of F)")},
+    {"path", OPTION_TEXT, AT(path), 0, 0, "P", HELP("what stands before the token")},
+    {"capacity", OPTION_COUNT, AT(capacity), 1, 1000000, "N", HELP("sessions at once")},
     {"handshakes", OPTION_COUNT, AT(handshakes), 1, 1000000,
-     "N", "client connections whose head is incomplete"},
-    {"pushers", OPTION_COUNT, AT(pushers), 1, 100000, "N", "connections at the push door at once"},
-    {"per-token", OPTION_COUNT, AT(per_token), 1, 1000000, "N", "sessions of one token"},
+     "N", HELP("client connections whose head is incomplete")},
+    {"pushers", OPTION_COUNT, AT(pushers), 1, 100000,
+     "N", HELP("connections at the push door at once")},
+    {"per-token", OPTION_COUNT, AT(per_token), 1, 1000000, "N", HELP("sessions of one token")},
     {"per-address", OPTION_COUNT, AT(per_address), 0, 1000000,
-     "N", "sessions from one peer address; 0: no bound"},
-    {"max-token", OPTION_BYTES, AT(max_token_bytes), 1, 1024, "BYTES", "longest token"},
+     "N", HELP("sessions from one peer address; 0: no bound")},
+    {"max-token", OPTION_BYTES, AT(max_token_bytes), 1, 1024, "BYTES", HELP("longest token")},
     {"max-message", OPTION_BYTES, AT(max_message_bytes), 1, 1U << 30,
-     "BYTES", "longest message from a client"},
+     "BYTES", HELP("longest message from a client")},
     {"max-push", OPTION_BYTES, AT(max_push_bytes), 1, 1U << 30,
-     "BYTES", "longest message from a pusher"},
-    {"queue", OPTION_COUNT, AT(queue), 1, 1000000, "N", "messages waiting for one session"},
-    {"buffer", OPTION_BYTES, AT(buffer_bytes), 2048, 1ULL << 36,
-     "BYTES", "all waiting and held messages together"},
+     "BYTES", HELP("longest message from a pusher")},
+    {"queue", OPTION_COUNT, AT(queue), 1, 1000000, "N", HELP("messages waiting for one session")},
+    {"buffer", OPTION_BYTES, AT(buffer_bytes), 1024, 1ULL << 36,
+     "BYTES", HELP("all waiting and held messages together")},
     {"hold", OPTION_SECONDS, AT(hold_ms), 0, 86400000,
-     "SECONDS", "a message for an absent token is kept; 0: not"},
-    {"ping", OPTION_SECONDS, AT(ping_ms), 1, 86400000, "SECONDS", "quiet time before a ping"},
+     "SECONDS", HELP("a message for an absent token is kept; 0: not")},
+    {"ping", OPTION_SECONDS, AT(ping_ms), 1, 86400000, "SECONDS", HELP("quiet time before a ping")},
     {"pong", OPTION_SECONDS, AT(pong_ms), 1, 86400000,
-     "SECONDS", "then: time to show life, else reclaimed"},
+     "SECONDS", HELP("then: time to show life, else reclaimed")},
     {"handshake-timeout", OPTION_SECONDS, AT(handshake_timeout_ms), 1, 86400000,
-     "SECONDS", "a request must be complete"},
+     "SECONDS", HELP("a request must be complete")},
     {"close-timeout", OPTION_SECONDS, AT(close_timeout_ms), 1, 86400000,
-     "SECONDS", "the peer must answer a close"},
+     "SECONDS", HELP("the peer must answer a close")},
     {"write-timeout", OPTION_SECONDS, AT(write_timeout_ms), 1, 86400000,
-     "SECONDS", "a session may take nothing so long"},
+     "SECONDS", HELP("a session may take nothing so long")},
     {"drain", OPTION_SECONDS, AT(drain_ms), 0, 86400000,
-     "SECONDS", "SIGTERM waits for sessions to finish closing"},
+     "SECONDS", HELP("SIGTERM waits for sessions to finish closing")},
     {"origin", OPTION_LIST, AT(origins), 0, 0,
-     "O", "allowed Origin, repeatable; * for any; default: same host"},
-    {"heartbeat", OPTION_TEXT, AT(heartbeat), 0, 0, "TEXT", "a client's text that is swallowed"},
-    {"heartbeat-reply", OPTION_FLAG, AT(heartbeat_reply), 0, 0, "", "send it back"},
-    {"log", OPTION_ACTION, AT(log_level), 0, 0, "LEVEL", "error, warn, info or debug"},
-    {"memory", OPTION_ACTION, 0, 0, 0, "", "print the bytes that these options need, and exit"},
-    {"help", OPTION_ACTION, 0, 0, 0, "", "print this, and exit"},
-    {"version", OPTION_ACTION, 0, 0, 0, "", "print the version, and exit"},
+     "O", HELP("allowed Origin, repeatable; * for any; default: same host")},
+    {"heartbeat", OPTION_TEXT, AT(heartbeat), 0, 0,
+     "TEXT", HELP("a client's text that is swallowed")},
+    {"heartbeat-reply", OPTION_FLAG, AT(heartbeat_reply), 0, 0, "", HELP("send it back")},
+    {"log", OPTION_ACTION, AT(log_level), 0, 0, "LEVEL", HELP("error, warn, info or debug")},
+    {"memory", OPTION_ACTION, 0, 0, 0,
+     "", HELP("print the bytes that these options need, and exit")},
+    {"help", OPTION_ACTION, 0, 0, 0, "", HELP("print this, and exit")},
+    {"version", OPTION_ACTION, 0, 0, 0, "", HELP("print the version, and exit")},
 };
 
 enum { OPTIONS = sizeof options / sizeof *options };
@@ -1400,6 +1410,7 @@ static size_t layout(struct exportws *w, uint8_t *base)
     w->answers_size = smaller(larger(o->max_push_bytes, 512), 8192);
     pieces = o->per_address > 0 ? o->capacity : 0;
     arena_take(&a, 1, sizeof *w);
+    w->m = arena_take(&a, 1, sizeof *w->m);
     w->polls = arena_take(&a, (size_t)w->conns_end + 3, sizeof *w->polls);
     w->owners = arena_take(&a, (size_t)w->conns_end + 3, sizeof *w->owners);
     w->conns = arena_take(&a, w->conns_end, sizeof *w->conns);
@@ -1415,7 +1426,7 @@ static size_t layout(struct exportws *w, uint8_t *base)
     layout_inputs(w, &a);
     w->stage = arena_take(&a, w->stage_size, 1);
     w->answers = arena_take(&a, w->answers_size, 1);
-    w->ring.size = o->max_push_bytes + o->max_token_bytes + 64;
+    w->ring.size = o->max_push_bytes + o->max_token_bytes + 16;
     w->ring.bytes = arena_take(&a, w->ring.size, 1);
     return a.used;
 }
@@ -1741,7 +1752,7 @@ static void message_settle(struct exportws *w, uint32_t index)
     }
     message_unlink(w, index);
     if ((m->flags & MESSAGE_OVERDUE) && !(m->flags & MESSAGE_GOT)) {
-        w->m.expired++;
+        w->m->expired++;
         m->next = w->expired; /* told of, and freed, at the turn's end */
         w->expired = index;
     } else {
@@ -1779,7 +1790,7 @@ static ptrdiff_t conn_write(struct exportws *w, const struct conn *c, const uint
 {
     ssize_t sent = send(c->fd, p, n, MSG_NOSIGNAL);
     if (sent >= 0) {
-        w->m.bytes_sent += (uint64_t)sent;
+        w->m->bytes_sent += (uint64_t)sent;
         return sent;
     }
     return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR || errno == ENOBUFS ||
@@ -2029,7 +2040,7 @@ static void session_claim_held(struct exportws *w, struct conn *c)
         struct message *m = message_at(w, index);
         if (m->refs++ == 0) token_held(w, c->token, -1);
         c->queued++;
-        w->m.delivered++;
+        w->m->delivered++;
     }
     c->replay = c->queued;
 }
@@ -2046,7 +2057,7 @@ static void session_leave(struct exportws *w, struct conn *c, int reason, unsign
     c->reason = (uint8_t)reason;
     c->code = (uint16_t)code;
     w->sessions--;
-    w->m.closed[reason]++;
+    w->m->closed[reason]++;
     c->next = NONE;
     *(w->left_last == NONE ? &w->left_first : &w->conns[w->left_last].next) = index;
     w->left_last = index;
@@ -2138,7 +2149,7 @@ static struct conn *session_open(struct exportws *w, struct conn *from, const ui
     address_join(w, c);
     w->sessions++;
     w->seats++;
-    w->m.opened++;
+    w->m->opened++;
     timer_set(w, c, TIMER_PING);
     return c;
 }
@@ -2320,9 +2331,9 @@ static int pushed_deliver(struct exportws *w, struct pushed *p)
         message_free(w, p->index);
     }
     if (p->name && reached == 0 && !held) return w->o.hold_ms > 0 ? EXPORTWS_FULL : EXPORTWS_ABSENT;
-    w->m.pushed++;
-    w->m.delivered += (uint64_t)reached;
-    w->m.held += (unsigned)held;
+    w->m->pushed++;
+    w->m->delivered += (uint64_t)reached;
+    w->m->held += (unsigned)held;
     pushed_log(w, p, reached);
     return reached;
 }
@@ -2423,7 +2434,7 @@ static ptrdiff_t input_receive(struct exportws *w, const struct conn *c, struct 
 {
     ssize_t n = recv(c->fd, in->data + in->used, in->size - in->used, flags);
     if (n > 0) in->used += (size_t)n;
-    if (n > 0 && !(flags & MSG_PEEK)) w->m.bytes_received += (uint64_t)n;
+    if (n > 0 && !(flags & MSG_PEEK)) w->m->bytes_received += (uint64_t)n;
     if (n >= 0) return n > 0 ? n : -1;
     return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR || errno == ENOBUFS ||
                    errno == ENOMEM
@@ -2449,7 +2460,7 @@ static void session_message(struct exportws *w, struct conn *c, const uint8_t *p
     struct line l;
     if (c->state != CONN_OPEN) return;
     if (kind == OP_TEXT && n == strlen(w->o.heartbeat) && memcmp(p, w->o.heartbeat, n) == 0) {
-        w->m.heartbeats++;
+        w->m->heartbeats++;
         if (!w->o.heartbeat_reply) return;
         uint8_t head[FRAME_HEAD_MAX];
         size_t head_size = frame_encode(head, OP_TEXT, n);
@@ -2458,7 +2469,7 @@ static void session_message(struct exportws *w, struct conn *c, const uint8_t *p
         session_sent(w, c, conn_send(w, c, w->stage, head_size + n, control_share(w)));
         return;
     }
-    w->m.received++;
+    w->m->received++;
     if (w->o.on_message) {
         w->o.on_message(w->o.user, conn_id(w, c), conn_name(w, c), p, n, (int)kind);
     } else if (log_begin(w, &l, EXPORTWS_LOG_INFO, "message")) {
@@ -2644,7 +2655,7 @@ static void response_write(struct text *t, const struct response *r)
 static void refuse_note(struct exportws *w, const struct conn *c, int status, const char *why)
 {
     struct line l;
-    w->m.refused[status_row(status)]++;
+    w->m->refused[status_row(status)]++;
     if (!log_begin(w, &l, EXPORTWS_LOG_INFO, "refuse")) return;
     log_number(&l, "status", (uint64_t)status);
     log_peer(&l, c);
@@ -2988,7 +2999,7 @@ static void answers_add(struct exportws *w, struct conn *c, const char *p, size_
 
 static struct push *push_of(const struct exportws *w, const struct conn *c)
 {
-    return &w->pushes[c - w->conns - w->pushers_at];
+    return &w->pushes[(uint32_t)(c - w->conns) - w->pushers_at];
 }
 
 /* Forgets what has come of a body. */
@@ -3167,8 +3178,8 @@ static void push_token(struct exportws *w, struct conn *c, const uint8_t *name, 
 /* All metrics, of one moment: measured first, then written. */
 static void push_metrics(struct exportws *w, struct conn *c)
 {
-    struct metrics now = w->m;
-    char bytes[RESPONSE_MAX];
+    struct metrics now = *w->m;
+    char bytes[384]; /* more than any metric's text */
     struct text t = {NULL, 0, 0};
     struct push *q = push_of(w, c);
     struct response r = {200, "text/plain; version=0.0.4; charset=utf-8", "", "", 0, q->close, 1};
@@ -3397,7 +3408,7 @@ static void conn_input_done(struct exportws *w, struct conn *c, struct input *in
         in->used = in->raw = 0;
         if (served > 0 && recv(c->fd, in->data, served, 0) != (ssize_t)served) conn_ended(w, c, -2);
         else if (rest > 0) conn_wait(w, c);
-        w->m.bytes_received += served;
+        w->m->bytes_received += served;
         return;
     }
     input_compact(in);
@@ -3672,7 +3683,7 @@ static void loop_posts(struct exportws *w)
         int result = w->stopping ? EXPORTWS_GONE : pushed_deliver(w, &p);
         n++;
         if (result >= 0) continue;
-        w->m.posts_refused++;
+        w->m->posts_refused++;
         if (!log_begin(w, &l, EXPORTWS_LOG_WARN, "refuse")) continue;
         if (name) log_token(w, &l, name, post.name_size);
         log_words(&l, "why", exportws_strerror(result));
@@ -3694,7 +3705,7 @@ static void loop_woken(struct exportws *w)
 
 static void session_ping(struct exportws *w, struct conn *c)
 {
-    w->m.pings++;
+    w->m->pings++;
     timer_set(w, c, TIMER_PONG);
     session_sent(w, c, session_control(w, c, OP_PING, NULL, 0));
 }
@@ -4130,7 +4141,7 @@ static void free_lists(struct exportws *w)
 /* Sets all of a placed server but its doors. */
 static void server_init(struct exportws *w)
 {
-    w->m = (struct metrics){0};
+    memset(w->m, 0, sizeof *w->m);
     w->sweep_gap_us = SWEEP_SLOWEST_US;
     w->expired = w->left_first = w->left_last = NONE;
     w->all = w->aging = (struct chain){NONE, NONE};

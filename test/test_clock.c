@@ -1,0 +1,455 @@
+/* Time: how long the server would sleep, that each deadline comes when it is due and not before, a clock that jumps an
+ * hour ahead, one that stands still, and one that has run for very long. The clock is the test's: see faults.h. */
+#include "faults.h"
+
+static struct world s;
+
+static void begin(int doors_by_host)
+{
+    faults_clear();
+    world_init(&s, "clock");
+    s.by_host = doors_by_host;
+    world_doors(&s);
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    if (s.w) world_end(&s);
+    return 0;
+}
+
+static void finish(void)
+{
+    world_end(&s);
+    if (s.wrong[0] != '\0') fail_msg("%s", s.wrong);
+}
+
+/* How long the server would wait for events, at most `most`. */
+static int sleeps(int most)
+{
+    INSIDE(exportws_step(s.w, most));
+    return faults.poll_timeout;
+}
+
+/* ===== What is due when: each row makes something wait, for `ms` in all ===== */
+
+static void await_handshake(void)
+{
+    world_dial(&s, EXPORTWS_CLIENTS);
+}
+
+static void await_ping(void)
+{
+    world_join(&s, "a");
+}
+
+static void await_pong(void)
+{
+    struct peer *a = world_join(&s, "a");
+    a->mute = 1;
+    clock_pass(25000);
+}
+
+static void await_close(void)
+{
+    struct peer *a = world_join(&s, "a");
+    a->mute = 1;
+    exportws_kick(s.w, "a");
+}
+
+static void await_write(void)
+{
+    char text[600];
+    const int little = 1;
+    struct peer *a = world_join(&s, "a");
+    const struct conn *c = world_slot(&s, "a");
+    a->deaf = 1;
+    __real_setsockopt(c->fd, SOL_SOCKET, SO_SNDBUF, &little, sizeof little);
+    memset(text, '.', sizeof text);
+    for (int i = 0; i < 30 && c->queued == 0; i++) exportws_send(s.w, "a", text, sizeof text, EXPORTWS_TEXT);
+    assert_true(c->queued > 0);
+}
+
+static void await_body(void)
+{
+    peer_say(world_pusher(&s), "POST /app/ws/export-task/a HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nm1");
+}
+
+static void await_request(void)
+{
+    peer_say(world_pusher(&s), "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
+}
+
+static void await_somebody(void)
+{
+    assert_int_equal(exportws_send(s.w, "a", "m1", 2, EXPORTWS_TEXT), 0);
+}
+
+static void await_descriptor(void)
+{
+    s.strict = 0; /* else the door would be waited for */
+    faults.plan = (struct fault){CALL_ACCEPT, faults.uses[CALL_ACCEPT] + 1, 1, EMFILE};
+    peer_ask(world_dial(&s, EXPORTWS_CLIENTS), "b");
+}
+
+static void await_drain(void)
+{
+    struct peer *a = world_join(&s, "a");
+    a->mute = 1;
+    exportws_stop(s.w);
+}
+
+/* What shows that it has happened; 0 before. */
+static uint64_t seen_408(void) { return s.w->m->refused[status_row(408)]; }
+static uint64_t seen_ping(void) { return s.w->m->pings; }
+static uint64_t seen_timeout(void) { return s.w->m->closed[EXPORTWS_BY_TIMEOUT]; }
+static uint64_t seen_no_seat(void) { return s.w->seats == 0; }
+static uint64_t seen_slow(void) { return s.w->m->closed[EXPORTWS_BY_SLOW]; }
+static uint64_t seen_no_pusher(void) { return s.w->pushers == 0; }
+static uint64_t seen_expired(void) { return s.w->m->expired; }
+static uint64_t seen_opened(void) { return s.w->m->opened; }
+static uint64_t seen_stopped(void) { return s.w->stopped; }
+
+static void set_long_close(exportws_options *o)
+{
+    o->close_timeout_ms = 9000;
+}
+
+static void set_long_hold(exportws_options *o)
+{
+    o->hold_ms = 90000;
+}
+
+static const struct due {
+    const char *name;
+    void (*wait)(void);
+    int ms;
+    uint64_t (*seen)(void);
+    void (*set)(exportws_options *);
+} dues[] = {
+    {"a head that is not complete", await_handshake, 10000, seen_408, NULL},
+    {"a quiet session", await_ping, 25000, seen_ping, NULL},
+    {"a session that was pinged", await_pong, 10000, seen_timeout, NULL},
+    {"a close that is not answered", await_close, 2000, seen_no_seat, NULL},
+    {"a session that takes nothing", await_write, 20000, seen_slow, set_long_hold},
+    {"a body that is not complete", await_body, 10000, seen_408, NULL},
+    {"a pusher between two requests", await_request, 60000, seen_no_pusher, NULL},
+    {"a held message", await_somebody, 5000, seen_expired, NULL},
+    {"a door without descriptors", await_descriptor, 1000, seen_opened, NULL},
+    {"draining", await_drain, 5000, seen_stopped, set_long_close},
+};
+
+/* The loop would sleep just so long, and less only when it is told to; then it happens, not a millisecond before. */
+static void deadlines_come_when_due(void **state)
+{
+    (void)state;
+    for (const struct due *due = dues; due < dues + sizeof dues / sizeof *dues; due++) {
+        begin(0);
+        if (due->set) due->set(&s.o);
+        world_start(&s);
+        due->wait();
+        world_settle(&s);
+        if (sleeps(-1) != due->ms) fail_msg("%s: sleeps %d ms", due->name, faults.poll_timeout);
+        if (sleeps(due->ms + 1) != due->ms) fail_msg("%s: sleeps %d ms, not less", due->name, faults.poll_timeout);
+        if (sleeps(7) != 7) fail_msg("%s: sleeps %d instead of 7 ms", due->name, faults.poll_timeout);
+        clock_pass((uint64_t)due->ms - 1);
+        world_settle(&s);
+        if (due->seen() != 0) fail_msg("%s: too early", due->name);
+        if (sleeps(-1) != 1) fail_msg("%s: sleeps %d instead of 1 ms", due->name, faults.poll_timeout);
+        clock_pass(1);
+        world_settle(&s);
+        if (due->seen() != 1) fail_msg("%s: too late", due->name);
+        finish();
+    }
+}
+
+static void nothing_due_sleeps_for_ever(void **state)
+{
+    (void)state;
+    begin(0);
+    world_start(&s);
+    assert_int_equal(sleeps(-1), -1);
+    assert_int_equal(sleeps(0), 0);
+    assert_int_equal(sleeps(INT_MAX), INT_MAX);
+    finish();
+}
+
+/* Somebody waits for an input buffer, though all is quiet: looked at ten times a second. */
+static void waiting_for_an_input_sleeps_100_ms(void **state)
+{
+    (void)state;
+    begin(0);
+    world_start(&s);
+    peer_say(world_dial(&s, EXPORTWS_CLIENTS), "GET / HTTP/1.1\r\n");
+    INSIDE(exportws_step(s.w, 0));
+    assert_int_equal(s.w->waiting, 1);
+    assert_int_equal(sleeps(-1), WAIT_RETRY_MS);
+    finish();
+}
+
+/* What a callback or another thread has left to do is done at once. */
+static void work_that_is_left_does_not_sleep(void **state)
+{
+    (void)state;
+    begin(0);
+    s.o.max_push_bytes = 65536;
+    world_start(&s);
+    for (int i = 0; i < POSTS_A_TURN + 1; i++) assert_int_equal(exportws_post(s.w, NULL, "m", 1, EXPORTWS_TEXT), 0);
+    assert_int_equal(sleeps(-1), -1);
+    assert_int_equal(s.w->m->pushed, POSTS_A_TURN);
+    assert_int_equal(sleeps(-1), 0);
+    assert_int_equal(s.w->m->pushed, POSTS_A_TURN + 1);
+    assert_int_equal(sleeps(-1), -1);
+    finish();
+}
+
+/* ===== An hour ahead ===== */
+
+/* All that has a deadline is there when the hour is gone: those who answer stay, all else has timed out. */
+static void hour_ahead_keeps_those_who_answer(void **state)
+{
+    (void)state;
+    begin(0);
+    world_start(&s);
+    struct peer *a = world_join(&s, "a"), *mute = world_join(&s, "m");
+    struct peer *silent = world_dial(&s, EXPORTWS_CLIENTS), *idle = world_pusher(&s), *body = world_pusher(&s);
+    mute->mute = 1;
+    peer_say(idle, "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
+    peer_say(body, "POST /app/ws/export-task/a HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nm1");
+    exportws_send(s.w, "a", "m1", 2, EXPORTWS_TEXT), exportws_send(s.w, "x", "m1", 2, EXPORTWS_TEXT);
+    world_settle(&s);
+    clock_pass(3600000);
+    world_settle(&s);
+    want_got(&s, a, "101 m1 ping ");
+    want_got(&s, mute, "101 ping ");
+    want_got(&s, silent, "408 ");
+    want_got(&s, idle, "200 ");
+    want_ended(&s, idle);
+    want_got(&s, body, "408 ");
+    want_number(&s, "expired", s.w->m->expired, 1);
+    want_number(&s, "sessions", s.w->sessions, 2);
+    clock_pass(3600000);
+    world_settle(&s);
+    want_got(&s, a, "101 m1 ping ping ");
+    want_got(&s, mute, "101 ping close:1008 ");
+    assert_int_equal(exportws_send(s.w, "a", "m2", 2, EXPORTWS_TEXT), 1);
+    world_settle(&s);
+    want_got(&s, a, "101 m1 ping ping m2 ");
+    finish();
+}
+
+/* What is in the kernel when the hour is over counts as in time: a pong, the rest of a request, a close. */
+static void hour_ahead_hears_first_what_was_said(void **state)
+{
+    (void)state;
+    begin(0);
+    world_start(&s);
+    struct peer *a = world_join(&s, "a"), *b = world_join(&s, "b"), *p = world_pusher(&s);
+    b->mute = 1;
+    exportws_kick(s.w, "b");
+    peer_say(p, "POST /app/ws/export-task/a HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nm");
+    clock_pass(9000);
+    world_settle(&s);
+    a->mute = 1;
+    clock_pass(16000);
+    INSIDE(exportws_step(s.w, 0));
+    world_settle(&s);
+    want_got(&s, a, "101 ping ");
+    want_got(&s, p, "408 ");
+    struct peer *q = world_pusher(&s);
+    peer_say(q, "POST /app/ws/export-task/a HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nm");
+    world_settle(&s);
+    peer_frame(a, OP_PONG, ""), peer_say(q, "1");
+    clock_pass(3600000);
+    world_settle(&s);
+    want_got(&s, a, "101 ping m1 ");
+    want_got(&s, q, "200 ");
+    finish();
+}
+
+/* The hour passes while a host looks at its own poll(). */
+static void hour_ahead_in_a_hosts_loop(void **state)
+{
+    (void)state;
+    begin(1);
+    world_start(&s);
+    struct pollfd fds[16];
+    int timeout_ms = -1;
+    struct peer *a = world_join(&s, "a");
+    assert_int_equal(exportws_pollfds(s.w, fds, 16, &timeout_ms), 4);
+    assert_int_equal(timeout_ms, 25000);
+    clock_pass(3600000);
+    assert_int_equal(exportws_dispatch(s.w, fds, 4), 1);
+    world_settle(&s);
+    want_got(&s, a, "101 ping ");
+    clock_pass(3600000);
+    world_settle(&s);
+    want_got(&s, a, "101 ping ping ");
+    finish();
+}
+
+/* ===== Standing still ===== */
+
+static void clock_standing_still_serves_everybody(void **state)
+{
+    (void)state;
+    begin(0);
+    world_start(&s);
+    struct peer *a = world_join(&s, "a"), *p = world_pusher(&s), *silent = world_dial(&s, EXPORTWS_CLIENTS);
+    peer_post(p, "a", "m1"), peer_frame(a, OP_TEXT, "echo1");
+    world_settle(&s);
+    want_got(&s, a, "101 echo1 m1 ");
+    peer_post(p, "x", "m1");
+    for (int turn = 0; turn < 1000; turn++) {
+        int events = exportws_step(s.w, 0);
+        if (events > 0 && turn > 2) fail_msg("turn %d: %d events", turn, events);
+    }
+    assert_true(sleeps(-1) > 0);
+    world_settle(&s);
+    want_got(&s, p, "200 202 ");
+    want_got(&s, silent, "");
+    want_number(&s, "held", s.w->held, 1);
+    exportws_stop(s.w);
+    world_settle(&s);
+    want_got(&s, a, "101 echo1 m1 close:1001 ");
+    want_number(&s, "gone", (uint64_t)s.gone, 1);
+    finish();
+}
+
+/* More sessions than are polled all the time: those that have been quiet are swept now and then. */
+enum { MANY = POLL_FEW + 20 };
+
+static int many_fds[MANY];
+
+static void many_say(int i, const char *bytes, size_t n)
+{
+    assert_int_equal(__real_send(many_fds[i], bytes, n, MSG_NOSIGNAL), n);
+}
+
+static void many_join(void)
+{
+    s.o.capacity = MANY, s.o.per_token = MANY, s.o.handshakes = 16;
+    world_start(&s);
+    for (int i = 0; i < MANY; i++) {
+        struct peer *p = world_dial(&s, EXPORTWS_CLIENTS);
+        many_fds[i] = p->fd;
+        s.peer_count = 0;
+        peer_ask(p, "many");
+        if (i % 8 == 7) world_settle(&s);
+    }
+    world_settle(&s);
+    assert_int_equal(s.w->sessions, MANY);
+}
+
+static void many_end(void)
+{
+    for (int i = 0; i < MANY; i++) __real_close(many_fds[i]);
+    finish();
+}
+
+static const char many_beat[] = "\x81\x8a\0\0\0\0HEART-BEAT"; /* masked with zeros */
+
+static void cold_sessions_are_heard(void **state)
+{
+    (void)state;
+    begin(0);
+    many_join();
+    for (int i = 0; i < 3; i++) clock_pass(COOL_MS), world_settle(&s);
+    assert_true(s.w->hot < POLL_FEW);
+    for (int i = 0; i < MANY; i++) many_say(i, many_beat, 16);
+    s.tick_ms = 1;
+    for (int turn = 0; turn < 20; turn++) world_turn(&s);
+    assert_int_equal(s.w->m->heartbeats, MANY);
+    many_end();
+}
+
+/* Even when no time passes that would make the next sweep due, and one that is hot keeps the server busy. */
+static void clock_standing_still_hears_cold_sessions(void **state)
+{
+    (void)state;
+    begin(0);
+    many_join();
+    for (int i = 0; i < 3; i++) clock_pass(COOL_MS), world_settle(&s);
+    assert_true(s.w->hot < POLL_FEW);
+    for (int turn = 0; turn < 10; turn++) many_say(0, many_beat, 16), world_turn(&s);
+    assert_int_equal(s.w->m->heartbeats, 10);
+    for (int i = 1; i < MANY; i++) many_say(i, many_beat, 16);
+    for (int turn = 0; turn < 500; turn++) many_say(0, many_beat, 16), world_turn(&s);
+    assert_int_equal(s.w->m->heartbeats, 510 + MANY - 1);
+    many_end();
+}
+
+/* The host may do anything between pollfds and dispatch: what it changes is seen in the next round. */
+static void host_may_send_between_pollfds_and_dispatch(void **state)
+{
+    static struct pollfd fds[MANY + 32];
+    int timeout_ms = 0;
+    (void)state;
+    begin(1);
+    many_join();
+    for (int i = 0; i < 3; i++) {
+        clock_pass(COOL_MS);
+        int n = exportws_pollfds(s.w, fds, MANY + 32, &timeout_ms);
+        assert_int_equal(exportws_dispatch(s.w, fds, (size_t)n), 0);
+    }
+    assert_true(s.w->hot < POLL_FEW);
+    many_say(MANY - 1, many_beat, 16);
+    int n = exportws_pollfds(s.w, fds, MANY + 32, &timeout_ms);
+    assert_int_equal(__real_poll(fds, (nfds_t)n, 0), 1);
+    /* the last of them has to wait for its kernel, so that it goes hot */
+    faults.plan = (struct fault){CALL_SEND, faults.uses[CALL_SEND] + MANY, 1, EAGAIN};
+    assert_int_equal(INSIDE(exportws_send(s.w, "many", "m1", 2, EXPORTWS_TEXT)), MANY);
+    assert_in_range(exportws_dispatch(s.w, fds, (size_t)n), 0, 1);
+    world_turn(&s);
+    assert_int_equal(s.w->m->heartbeats, 1);
+    many_end();
+}
+
+/* ===== Far on ===== */
+
+/* 49.7 days, 292 years: counters of 32 bits, or of nanoseconds, would turn over. */
+static void clock_far_on_keeps_deadlines(void **state)
+{
+    static const uint64_t starts_ms[] = {0, 1, INT32_MAX - 5000ULL, UINT32_MAX - 5000ULL, 9223372036854ULL - 5000};
+    (void)state;
+    for (size_t i = 0; i < sizeof starts_ms / sizeof *starts_ms; i++) {
+        begin(0);
+        faults.monotonic_us = starts_ms[i] * 1000;
+        world_start(&s);
+        struct peer *a = world_join(&s, "a"), *silent = world_dial(&s, EXPORTWS_CLIENTS);
+        world_settle(&s);
+        assert_int_equal(sleeps(-1), 10000);
+        clock_pass(9999);
+        world_settle(&s);
+        want_got(&s, silent, "");
+        clock_pass(1);
+        world_settle(&s);
+        want_got(&s, silent, "408 ");
+        clock_pass(15000);
+        world_settle(&s);
+        want_got(&s, a, "101 ping ");
+        finish();
+    }
+}
+
+#define TEST(name) cmocka_unit_test_teardown(name, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(deadlines_come_when_due),
+        TEST(nothing_due_sleeps_for_ever),
+        TEST(waiting_for_an_input_sleeps_100_ms),
+        TEST(work_that_is_left_does_not_sleep),
+        TEST(hour_ahead_keeps_those_who_answer),
+        TEST(hour_ahead_hears_first_what_was_said),
+        TEST(hour_ahead_in_a_hosts_loop),
+        TEST(clock_standing_still_serves_everybody),
+        TEST(cold_sessions_are_heard),
+        TEST(clock_standing_still_hears_cold_sessions),
+        TEST(host_may_send_between_pollfds_and_dispatch),
+        TEST(clock_far_on_keeps_deadlines),
+    };
+    return cmocka_run_group_tests_name("clock", tests, NULL, world_folder_remove);
+}

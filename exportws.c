@@ -426,6 +426,12 @@ static int http_tchar(uint8_t c)
            (c != '\0' && strchr("!#$%&'*+-.^_`|~", c));
 }
 
+/* What a field's value may have. */
+static int http_text(uint8_t c)
+{
+    return (c >= ' ' && c != 0x7f) || c == '\t';
+}
+
 static int http_blank(uint8_t c)
 {
     return c == ' ' || c == '\t';
@@ -603,7 +609,7 @@ static int head_scan(struct head *h, const uint8_t *p, size_t n)
         int after_cr = h->scan > h->line && p[h->scan - 1] == '\r';
         if (after_cr != (c == '\n')) return -400;
         if (c == '\n') return h->scan;
-        if ((c < ' ' && c != '\t' && c != '\r') || c == 0x7f) return -400;
+        if (!http_text(c) && c != '\r') return -400;
     }
     return 0;
 }
@@ -691,14 +697,14 @@ static int chunk_step(struct chunk *k, uint8_t c)
     case CHUNK_SIZE: return chunk_size_byte(k, c);
     case CHUNK_BLANK: return chunk_blank_byte(c);
     case CHUNK_EXTENSION:
-        return c == '\r' ? CHUNK_SIZE_LF : c >= ' ' || c == '\t' ? CHUNK_EXTENSION : -1;
+        return c == '\r' ? CHUNK_SIZE_LF : http_text(c) ? CHUNK_EXTENSION : -1;
     case CHUNK_SIZE_LF: return c != '\n' ? -1 : k->left > 0 ? CHUNK_DATA : CHUNK_TRAILER;
     case CHUNK_CR: return c == '\r' ? CHUNK_LF : -1;
     case CHUNK_LF: k->digits = 0; return c == '\n' ? CHUNK_SIZE : -1;
     case CHUNK_TRAILER: return c == '\r' ? CHUNK_LAST_LF : http_tchar(c) ? CHUNK_TRAILER_NAME : -1;
     case CHUNK_TRAILER_NAME: return c == ':' ? CHUNK_TRAILER_VALUE : http_tchar(c) ? k->state : -1;
     case CHUNK_TRAILER_VALUE:
-        return c == '\r' ? CHUNK_TRAILER_LF : c >= ' ' || c == '\t' ? CHUNK_TRAILER_VALUE : -1;
+        return c == '\r' ? CHUNK_TRAILER_LF : http_text(c) ? CHUNK_TRAILER_VALUE : -1;
     case CHUNK_TRAILER_LF: return c == '\n' ? CHUNK_TRAILER : -1;
     default: return c == '\n' ? CHUNK_DONE : -1; /* CHUNK_LAST_LF */
     }
@@ -876,7 +882,8 @@ enum conn_flag {
     CONN_STARVED = 8, /* its last frame was cut off: the buffer had no room for it */
     CONN_SPOKE = 16,  /* lately: it is kept hot */
     CONN_EXTRA = 32,  /* a pusher too many, which is being told so */
-    CONN_TOLD = 64    /* on_open was: then on_close is, too */
+    CONN_TOLD = 64,   /* on_open was: then on_close is, too */
+    CONN_LAST = 128   /* its close frame is sent, or waits */
 };
 
 /* The lists of connections by deadline: each has one duration, so that joining at the tail keeps
@@ -1799,18 +1806,21 @@ static ptrdiff_t conn_write(struct exportws *w, const struct conn *c, const uint
              : -1;
 }
 
-/* Lets a kept message wait for one connection, behind all else that waits. */
+/* Lets a kept message wait for one connection, behind all else that waits. What its token was sent
+ * after its close frame is not among that: so what follows the close frame takes its place. */
 static void conn_queue_private(struct exportws *w, struct conn *c, uint32_t index)
 {
-    /* The rest of what is begun already goes before all else. */
-    message_at(w, index)->id = c->queued == 0 ? 0 : w->next_id++;
-    *(c->out.last == NONE ? &c->out.first : &message_at(w, c->out.last)->next) = index;
+    struct message *m = message_at(w, index);
+    uint32_t last = c->out.last;
+    if (c->queued == 0) m->id = 0; /* before all that is to come */
+    else m->id = c->flags & CONN_LAST ? message_at(w, last)->id : w->next_id++;
+    *(last == NONE ? &c->out.first : &message_at(w, last)->next) = index;
     c->out.last = index;
     c->queued++;
 }
 
-/* Sends bytes to one connection; what the kernel does not take waits in the buffer, of which
- * `share` blocks may go to such rests. 0; -1: the connection is no more; -2: there is no room (with
+/* Sends bytes to one connection; what the kernel does not take of them waits in the buffer, of
+ * which `share` blocks may go to such. 0; -1: the connection is no more; -2: there is no room (with
  * CONN_STARVED in the midst of a frame). */
 static int conn_send(struct exportws *w, struct conn *c, const uint8_t *p, size_t n, uint32_t share)
 {
@@ -1819,8 +1829,7 @@ static int conn_send(struct exportws *w, struct conn *c, const uint8_t *p, size_
     if (c->queued == 0) {
         sent = conn_write(w, c, p, n);
         if (sent < 0) return -1;
-        p += sent, n -= (size_t)sent;
-        if (n == 0) return 0;
+        if (sent == (ptrdiff_t)n) return 0;
     }
     uint32_t index = w->blocks_private < share ? message_new(w, 0, 0, NULL, 0) : NONE;
     if (index == NONE || message_append(w, index, p, n) < 0) {
@@ -1828,6 +1837,7 @@ static int conn_send(struct exportws *w, struct conn *c, const uint8_t *p, size_
         if (sent > 0) c->flags |= CONN_STARVED;
         return -2;
     }
+    if (c->queued == 0) c->sent = (uint32_t)sent;
     conn_queue_private(w, c, index);
     return 0;
 }
@@ -1880,6 +1890,7 @@ static void conn_drop_queue(struct exportws *w, struct conn *c)
         if (private) c->out.first = message_at(w, current)->next;
         else *(current == own ? &c->own : &c->all) = message_at(w, current)->next;
         if (c->out.first == NONE) c->out.last = NONE;
+        if (c->flags & CONN_ABRUPT) c->own = c->all = NONE; /* nothing of theirs is its any more */
         c->queued--;
     }
     while (c->queued > 0) conn_advance(w, c, conn_next(w, c));
@@ -2093,6 +2104,7 @@ static void session_send_close(struct exportws *w, struct conn *c, unsigned stat
         session_lost(w, c, c->reason, code);
         return;
     }
+    c->flags |= CONN_LAST;
     c->state = (uint8_t)state;
     conn_output_done(w, c, 0);
 }

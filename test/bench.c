@@ -1600,13 +1600,15 @@ struct runs {
     int failed;
 };
 
+/* The twin first: the server's load is then at its job, and answers pings, before they are due. */
 static int pair_open(struct bench *b, struct pair *p, enum what what, size_t sessions,
                      size_t capacity, int pings)
 {
-    int r = site_open(b, &p->ours, b->self_check ? TWIN : what, sessions, capacity, pings);
-    memset(&p->bare, 0, sizeof p->bare);
-    p->bare.control = p->bare.out = -1;
-    return r == 0 ? site_open(b, &p->bare, TWIN, sessions, capacity, pings) : r;
+    memset(&p->ours, 0, sizeof p->ours);
+    p->ours.control = p->ours.out = -1;
+    int r = site_open(b, &p->bare, TWIN, sessions, capacity, pings);
+    return r == 0 ? site_open(b, &p->ours, b->self_check ? TWIN : what, sessions, capacity, pings)
+                  : r;
 }
 
 static const char *pair_why(const struct pair *p)

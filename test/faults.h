@@ -71,7 +71,8 @@ static struct faults {
     uint8_t hit[FAULT_FDS];  /* descriptors whose own call was the one */
     uint64_t monotonic_us, realtime_us, still_us;
     unsigned look_us;        /* time that passes with every look at the clock */
-    int poll_timeout;        /* as the server asked last */
+    unsigned polled;         /* set it to 0, */
+    int poll_timeout;        /* and this is what the server asks for next */
 } faults;
 
 static inline void faults_clear(void)
@@ -149,7 +150,7 @@ static inline size_t fault_less(size_t n)
 WRAP(int, poll, (struct pollfd *fds, nfds_t n, int timeout_ms))
 {
     if (!faults.inside) return __real_poll(fds, n, timeout_ms);
-    faults.poll_timeout = timeout_ms;
+    if (!faults.polled++) faults.poll_timeout = timeout_ms;
     return fault_fails(CALL_POLL, -1) ? -1 : __real_poll(fds, n, 0);
 }
 

@@ -41,6 +41,7 @@ cat >"$tmp/want" <<'END'
 END
 listing "$root" | sort -k 2 >"$tmp/got"
 report install_puts_all_in_its_place "$(diff "$tmp/want" "$tmp/got" | grep '^[<>]')"
+report installed_folders_are_for_all "$(find "$root" -type d ! -perm 755 | grep "$root/opt")"
 report installed_program_runs \
     "$("$root/opt/x/bin/exportws" --version | grep -qx 'exportws [0-9.]*' || echo "it does not")"
 report installed_source_is_the_source "$(

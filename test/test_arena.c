@@ -32,6 +32,7 @@ static void pieces_that_are_too_many_stay_so(void **state)
     } rows[] = {
         {"half", 0, SIZE_MAX / 2 + 1, 1},
         {"half and a quarter", SIZE_MAX / 2 + 1, SIZE_MAX / 4 + 1, 1},
+        {"half and all", SIZE_MAX / 2 - 7, SIZE_MAX - 31, 1},
         {"half and half", SIZE_MAX / 2 + 1, SIZE_MAX / 2 + 1, 1},
         {"all at once", 0, SIZE_MAX, 1},
         {"all but seven", 0, SIZE_MAX - 7, 1},

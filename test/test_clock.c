@@ -28,6 +28,7 @@ static void finish(void)
 /* How long the server would wait for events, at most `most`. */
 static int sleeps(int most)
 {
+    faults.polled = 0;
     INSIDE(exportws_step(s.w, most));
     return faults.poll_timeout;
 }
@@ -204,6 +205,65 @@ static void work_that_is_left_does_not_sleep(void **state)
     finish();
 }
 
+/* What was done outside of a turn is told of in the next, at once. */
+static void sessions_that_left_do_not_sleep(void **state)
+{
+    (void)state;
+    begin(0);
+    world_start(&s);
+    struct peer *a = world_join(&s, "a"), *b = world_join(&s, "b");
+    a->mute = 1;
+    exportws_kick(s.w, "a");
+    assert_int_equal(sleeps(-1), 0);
+    assert_int_equal(s.closes, 1);
+    assert_int_equal(sleeps(-1), 2000);
+    peer_leave(b);
+    assert_int_equal(exportws_send(s.w, "b", "m1", 2, EXPORTWS_TEXT), 0);
+    assert_int_equal(sleeps(-1), 0);
+    assert_int_equal(s.closes, 2);
+    finish();
+}
+
+/* A server that drains says of every post what came of it, before it is gone. */
+static void draining_outlasts_the_posts(void **state)
+{
+    (void)state;
+    begin(0);
+    s.o.max_push_bytes = 65536;
+    world_start(&s);
+    for (int i = 0; i < POSTS_A_TURN + 1; i++) assert_int_equal(exportws_post(s.w, NULL, "m", 1, EXPORTWS_TEXT), 0);
+    exportws_stop(s.w);
+    assert_in_range(INSIDE(exportws_step(s.w, -1)), 0, 1);
+    assert_int_equal(s.w->m->posts_refused, POSTS_A_TURN);
+    assert_int_equal(sleeps(-1), 0);
+    assert_int_equal(s.w->m->posts_refused, POSTS_A_TURN + 1);
+    assert_int_equal(exportws_step(s.w, -1), EXPORTWS_GONE);
+    finish();
+}
+
+/* A session that waits for an input buffer may have said something that was not heard: it is not blamed for silence. */
+static void waiting_session_is_not_silent(void **state)
+{
+    uint8_t bytes[64];
+    (void)state;
+    begin(0);
+    s.o.max_message_bytes = HEAD_MAX, s.o.ping_ms = 20, s.o.pong_ms = 20;
+    world_start(&s);
+    struct peer *a = world_join(&s, "a"), *b = world_dial(&s, EXPORTWS_CLIENTS);
+    peer_say(b, "GET / HTTP/1.1\r\n");
+    world_turn(&s);
+    peer_say_bytes(a, bytes, peer_frame_put(bytes, OP_TEXT, "m1", 2));
+    s.tick_ms = 10;
+    for (int turn = 0; turn < 100; turn++) world_turn(&s);
+    want_number(&s, "sessions", s.w->sessions, 1);
+    peer_leave(b);
+    for (int turn = 0; turn < 20; turn++) world_turn(&s);
+    peer_say_bytes(a, bytes, peer_frame_put(bytes, 0x80 | OP_CONTINUATION, "!", 1));
+    for (int turn = 0; turn < 20; turn++) world_turn(&s);
+    want_text(&s, "heard", s.heard, "m1! ");
+    finish();
+}
+
 /* ===== An hour ahead ===== */
 
 /* All that has a deadline is there when the hour is gone: those who answer stay, all else has timed out. */
@@ -364,6 +424,52 @@ static void cold_sessions_are_heard(void **state)
     many_end();
 }
 
+/* What a sweep costs sets when the next one comes: never more often than every millisecond, never later than in four. */
+static void sweeps_keep_their_share(void **state)
+{
+    static const struct {
+        unsigned cost_us;
+        uint32_t gap_us;
+    } paces[] = {{0, SWEEP_FASTEST_US}, {19, SWEEP_FASTEST_US}, {20, 20 * SWEEP_SHARE}, {50, 50 * SWEEP_SHARE},
+                 {80, SWEEP_SLOWEST_US}, {1000, SWEEP_SLOWEST_US}};
+    (void)state;
+    begin(0);
+    many_join();
+    for (int i = 0; i < 3; i++) clock_pass(COOL_MS), world_settle(&s);
+    assert_true(s.w->hot < POLL_FEW);
+    for (size_t i = 0; i < sizeof paces / sizeof *paces; i++) {
+        many_say(0, many_beat, 16);
+        INSIDE(exportws_step(s.w, 0)); /* now it is busy, and sweeps instead of polling all */
+        clock_pass(10);
+        many_say(0, many_beat, 16);
+        faults.look_us = paces[i].cost_us;
+        INSIDE(exportws_step(s.w, 0));
+        faults.look_us = 0;
+        assert_int_equal(s.w->sweep_gap_us, paces[i].gap_us);
+        uint32_t most_us = paces[i].gap_us + 2 * paces[i].cost_us; /* counted from before the sweep */
+        assert_in_range(sleeps(-1), (paces[i].gap_us + 999) / 1000, (most_us + 999) / 1000);
+        assert_int_equal(sleeps(0), 0);
+    }
+    many_end();
+}
+
+/* Only what is quiet goes cold: not one that closes, not one that has something waiting. */
+static void cold_is_only_who_is_quiet(void **state)
+{
+    (void)state;
+    begin(0);
+    many_join();
+    faults.plan = (struct fault){CALL_SEND, faults.uses[CALL_SEND] + 1, UINT_MAX, EAGAIN};
+    exportws_id first = conn_id(s.w, &s.w->conns[0]), second = conn_id(s.w, &s.w->conns[1]);
+    INSIDE(exportws_reply(s.w, first, "x", 1, EXPORTWS_TEXT));
+    INSIDE(exportws_close(s.w, second, 1000, NULL));
+    for (int i = 0; i < 3; i++) clock_pass(COOL_MS), world_turn(&s);
+    assert_true(s.w->hot < POLL_FEW);
+    assert_true(s.w->conns[0].at < s.w->hot);
+    assert_true(s.w->conns[1].at < s.w->hot);
+    many_end();
+}
+
 /* Even when no time passes that would make the next sweep due, and one that is hot keeps the server busy. */
 static void clock_standing_still_hears_cold_sessions(void **state)
 {
@@ -442,11 +548,16 @@ int main(void)
         TEST(nothing_due_sleeps_for_ever),
         TEST(waiting_for_an_input_sleeps_100_ms),
         TEST(work_that_is_left_does_not_sleep),
+        TEST(sessions_that_left_do_not_sleep),
+        TEST(draining_outlasts_the_posts),
+        TEST(waiting_session_is_not_silent),
         TEST(hour_ahead_keeps_those_who_answer),
         TEST(hour_ahead_hears_first_what_was_said),
         TEST(hour_ahead_in_a_hosts_loop),
         TEST(clock_standing_still_serves_everybody),
         TEST(cold_sessions_are_heard),
+        TEST(sweeps_keep_their_share),
+        TEST(cold_is_only_who_is_quiet),
         TEST(clock_standing_still_hears_cold_sessions),
         TEST(host_may_send_between_pollfds_and_dispatch),
         TEST(clock_far_on_keeps_deadlines),

@@ -521,6 +521,7 @@ static void play_drain(struct world *s)
         world_settle(s);
     }
     want_number(s, "stopping", s->w->stopping, 1);
+    want_number(s, "another post", (uint64_t)-exportws_post(s->w, "a", "later", 5, EXPORTWS_TEXT), -EXPORTWS_GONE);
     want_number(s, "what became of the post", s->w->m->posts_refused + (strstr(a->got, "late ") != NULL), 1);
     want_words(s, a, "close:1001", 1);
     want_got(s, b, "101 close:1001 ");
@@ -615,6 +616,11 @@ static void play_vanish(struct world *s)
     want_number(s, "free inputs", s->w->free_inputs, s->w->input_count);
 }
 
+static void set_three_pushers(exportws_options *o)
+{
+    o->pushers = 3;
+}
+
 /* Holds messages for "x" until `left` blocks are free for what is no draft. */
 static void fill_buffer(struct world *s, uint32_t left)
 {
@@ -632,7 +638,7 @@ static void play_no_room(struct world *s)
 {
     static const char head[] = "POST /app/ws/export-task/a HTTP/1.1\r\nHost: h\r\nContent-Length: 700\r\n\r\n";
     char text[700];
-    struct peer *p = world_pusher(s), *q = world_pusher(s), *b = world_join(s, "b");
+    struct peer *p = world_pusher(s), *q = world_pusher(s), *r = world_pusher(s), *b = world_join(s, "b");
     memset(text, '.', sizeof text);
     fill_buffer(s, 0);
     peer_post(p, "a", "m1");
@@ -641,12 +647,16 @@ static void play_no_room(struct world *s)
     world_settle(s);
     want_got(s, p, "503 ");
     peer_say(p, head);
-    peer_say_bytes(p, text, 400);
+    peer_say_bytes(p, text, 100);
     world_settle(s);
-    peer_say_bytes(p, text, 300), peer_say_bytes(q, text, 100);
+    want_number(s, "free blocks", s->w->blocks_free, 0);
+    peer_say(r, head);
+    world_settle(s);
+    peer_say_bytes(p, text, 600), peer_say_bytes(q, text, 100), peer_say_bytes(r, text, 700);
     world_settle(s);
     want_got(s, p, "503 503 ");
     want_got(s, q, "503 ");
+    want_got(s, r, "503 ");
     peer_post(p, "innocent", "m1"); /* what can go straight out needs no room */
     peer_frame(b, OP_PING, "x");
     world_settle(s);
@@ -656,8 +666,11 @@ static void play_no_room(struct world *s)
     INSIDE(exportws_kick(s->w, "x"));
     fill_buffer(s, 1);
     peer_say(q, "GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n");
+    memcpy(text, "m2", 2);
+    INSIDE(exportws_send(s->w, "b", text, sizeof text, EXPORTWS_TEXT));
     world_settle(s);
     want_got(s, q, "503 200 ");
+    want_got(s, b, "101 pong m2 ");
     INSIDE(exportws_kick(s->w, "x"));
     want_number(s, "blocks", s->w->blocks_free, s->w->block_count);
 }
@@ -702,26 +715,32 @@ static void play_burst_at_once(struct world *s)
     want_got(s, a, "101 x x x x x ");
 }
 
-/* A pusher that asks for much and does not read: it is not read meanwhile; then it gets all, and is let go. */
-static void play_slow_pusher(struct world *s)
+static const char metrics_asked[] = "GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n";
+
+/* Pushers that ask for much and do not read: they are not read meanwhile; then they get all, and one is let go. */
+static void play_slow_pushers(struct world *s)
 {
     const int little = 1;
-    struct peer *p = world_pusher(s);
-    peer_say(p, "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
+    struct peer *p = world_pusher(s), *q = world_pusher(s);
+    peer_say(p, metrics_asked), peer_say(q, metrics_asked);
     world_settle(s);
     want_got(s, p, "200 ");
     for (uint32_t i = s->w->pushers_at; i < s->w->conns_end; i++)
         if (s->w->conns[i].state == CONN_PUSH)
             __real_setsockopt(s->w->conns[i].fd, SOL_SOCKET, SO_SNDBUF, &little, sizeof little);
-    p->deaf = 1;
-    peer_say(p, "GET /metrics HTTP/1.1\r\nHost: h\r\n\r\nGET /metrics HTTP/1.1\r\nHost: h\r\n\r\n");
+    p->deaf = q->deaf = 1;
+    peer_say(p, metrics_asked), peer_say(p, metrics_asked);
+    peer_say(q, metrics_asked), peer_say(q, "GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
     world_settle(s);
-    peer_say(p, "GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\nmore");
+    want_number(s, "blocked", s->w->blocks_free < s->w->block_count, 1);
+    peer_say(p, "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"), peer_say(q, "more");
     world_settle(s);
-    p->deaf = 0;
+    p->deaf = q->deaf = 0;
+    peer_say(q, "and more");
     world_settle(s);
     want_got(s, p, "200 200 200 200 ");
-    want_ended(s, p);
+    want_got(s, q, "200 200 200 ");
+    want_ended(s, q);
 }
 
 /* In one turn a session's kernel has room again, and another message for it finds its queue full. */
@@ -864,6 +883,29 @@ static void set_heartbeat_reply(exportws_options *o)
     o->heartbeat_reply = 1;
 }
 
+/* Without callbacks the log tells what clients say. */
+static void set_log_only(exportws_options *o)
+{
+    o->on_open = NULL, o->on_message = NULL, o->on_close = NULL;
+    o->log_level = EXPORTWS_LOG_INFO;
+}
+
+static void set_silent(exportws_options *o)
+{
+    set_log_only(o);
+    o->log_level = EXPORTWS_LOG_ERROR;
+}
+
+static void play_unheard(struct world *s)
+{
+    struct peer *a = world_join(s, "a-long-token");
+    peer_frame(a, OP_TEXT, "a message that is too long for the log: the end of it is cut"), peer_frame(a, OP_BINARY, "m2");
+    peer_frame(a, OP_PING, "");
+    world_settle(s);
+    want_got(s, a, "101 pong ");
+    want_number(s, "received", s->w->m->received, 2);
+}
+
 static const struct scenario {
     const char *name;
     void (*play)(struct world *);
@@ -900,15 +942,18 @@ static const struct scenario {
     {"mute", play_mute, NULL, DOOR_UNIX, 0, 0, 0},
     {"drain", play_drain, NULL, DOOR_UNIX, 0, 1, 0},
     {"post", play_post, NULL, DOOR_UNIX, 0, 0, 0},
+    {"drain_silently", play_drain, set_silent, DOOR_UNIX, 0, 1, 0},
+    {"hold_silently", play_hold, set_silent, DOOR_UNIX, 0, 0, 0},
+    {"unheard", play_unheard, set_log_only, DOOR_UNIX, 0, 0, 0},
     {"bounds", play_bounds, NULL, DOOR_UNIX, 0, 0, 0},
     {"bounds_per_address", play_bounds, set_per_address, DOOR_UNIX, 0, 0, 0},
     {"crowd", play_crowd, NULL, DOOR_UNIX, 0, 0, CURT},
     {"vanish", play_vanish, NULL, DOOR_UNIX, 0, 0, 0},
-    {"no_room", play_no_room, NULL, DOOR_UNIX, 0, 0, CURT},
+    {"no_room", play_no_room, set_three_pushers, DOOR_UNIX, 0, 0, CURT},
     {"burst", play_burst, NULL, DOOR_UNIX, 0, 0, CURT},
     {"burst_with_room", play_burst, set_roomy, DOOR_UNIX, 0, 0, NARROW},
     {"burst_at_once", play_burst_at_once, NULL, DOOR_UNIX, 0, 0, LOOSE},
-    {"slow_pusher", play_slow_pusher, set_roomy, DOOR_UNIX, 0, 0, NARROW},
+    {"slow_pushers", play_slow_pushers, set_roomy, DOOR_UNIX, 0, 0, NARROW},
     {"relief", play_relief, NULL, DOOR_UNIX, 0, 0, LOOSE},
     {"beside_slow", play_beside_slow, set_three_of_a_token, DOOR_UNIX, 0, 0, NARROW},
     {"crowd_lingers", play_crowd_lingers, NULL, DOOR_UNIX, 0, 0, CURT},
@@ -1104,6 +1149,8 @@ static void accept_without_descriptors_does_not_spin(void **state)
         faults.plan = (struct fault){CALL_ACCEPT, 1, UINT_MAX, errors[i]};
         assert_int_equal(busy_turns(&s), 1);
         assert_int_equal(faults.uses[CALL_ACCEPT], 1);
+        faults.polled = 0;
+        assert_int_equal(INSIDE(exportws_step(s.w, -1)), 0);
         assert_int_equal(faults.poll_timeout, 1000);
         clock_pass(1000); /* then it looks again, once */
         assert_int_equal(busy_turns(&s), 1);
@@ -1142,15 +1189,38 @@ static void accept_goes_on_when_a_descriptor_is_freed(void **state)
     if (s.wrong[0] != '\0') fail_msg("%s", s.wrong);
 }
 
+/* A long queue is sent in pieces, so that one session does not hold up all others; nothing of it is lost. */
+static void long_queue_goes_out_in_turns(void **state)
+{
+    static struct world s;
+    (void)state;
+    faults_clear();
+    world_init(&s, "long queue");
+    s.o.queue = 200, s.o.buffer_bytes = 1 << 18, s.o.max_push_bytes = 5000;
+    world_doors(&s);
+    world_start(&s);
+    struct peer *a = world_join(&s, "a");
+    faults.plan = (struct fault){CALL_SEND, faults.uses[CALL_SEND] + 1, 1, EAGAIN};
+    for (int i = 0; i < 150; i++) assert_int_equal(INSIDE(exportws_send(s.w, "a", "x", 1, EXPORTWS_TEXT)), 1);
+    unsigned before = faults.uses[CALL_SEND];
+    INSIDE(exportws_step(s.w, 0));
+    assert_int_equal(faults.uses[CALL_SEND] - before, 64);
+    world_settle(&s);
+    want_words(&s, a, "x", 150);
+    world_end(&s);
+    if (s.wrong[0] != '\0') fail_msg("%s", s.wrong);
+}
+
 enum { SCENARIOS = sizeof scenarios / sizeof *scenarios };
 
 int main(int argc, char **argv)
 {
-    static struct CMUnitTest tests[SCENARIOS + 2];
+    static struct CMUnitTest tests[SCENARIOS + 3];
     for (size_t i = 0; i < SCENARIOS; i++)
         tests[i] = (struct CMUnitTest){scenarios[i].name, run_all, NULL, NULL, (void *)(uintptr_t)&scenarios[i]};
     tests[SCENARIOS] = (struct CMUnitTest)cmocka_unit_test(accept_without_descriptors_does_not_spin);
     tests[SCENARIOS + 1] = (struct CMUnitTest)cmocka_unit_test(accept_goes_on_when_a_descriptor_is_freed);
+    tests[SCENARIOS + 2] = (struct CMUnitTest)cmocka_unit_test(long_queue_goes_out_in_turns);
     if (argc > 1) cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests_name("faults", tests, NULL, world_folder_remove);
 }

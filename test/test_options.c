@@ -359,6 +359,7 @@ static void secrets_and_origins_are_there_or_not(void **state)
     o.origins = origins, options_expect("origin", &o, NULL);
     o.origin_count = 2, options_expect("two origins", &o, NULL);
     o.origin_count = 3, options_expect("an origin that is NULL", &o, "origin");
+    o.origins = origins + 2, o.origin_count = 1, options_expect("NULL first", &o, "origin");
     o.origin_count = 0, options_expect("origins without count", &o, NULL);
 }
 

@@ -205,7 +205,7 @@ static void options_at_their_bounds_are_fine(void **state)
 
 /* ===== Doors, each call on the way failing ===== */
 
-enum stale { STALE_NONE, STALE_SOCKET, STALE_IN_USE, STALE_FILE };
+enum stale { STALE_NONE, STALE_SOCKET, STALE_IN_USE, STALE_FILE, STALE_DEAF };
 
 /* How a server is started: addresses ("unix:" gets a path), and what stands at the client door's path. */
 static const struct start {
@@ -224,7 +224,8 @@ static const struct start {
     {"push_in_use", "unix:", "unix:", STALE_IN_USE, 1},
     {"descriptor", "fd:", "127.0.0.1:0", STALE_NONE, 0},
     {"no_descriptor", "fd:95", NULL, STALE_NONE, 1},
-    {"descriptor_that_does_not_listen", "fd:0", NULL, STALE_NONE, 1},
+    {"descriptor_that_is_no_socket", "fd:0", NULL, STALE_NONE, 1},
+    {"descriptor_that_does_not_listen", "fd:", NULL, STALE_DEAF, 1},
 };
 
 static char unix_paths[2][PATH_ROOM];
@@ -294,6 +295,10 @@ static void attempt_begin(struct attempt *a, const struct start *start)
     snprintf(path, sizeof path, "%s/given", world_folder());
     a->given_fd = listen_unix(path);
     __real_unlink(path);
+    if (start->stale == STALE_DEAF) {
+        __real_close(a->given_fd);
+        a->given_fd = __real_socket(AF_UNIX, SOCK_STREAM, 0);
+    }
     snprintf(a->listen, sizeof a->listen, "fd:%d", a->given_fd);
 }
 

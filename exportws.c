@@ -1874,7 +1874,9 @@ static void conn_advance(struct exportws *w, struct conn *c, uint32_t index)
         if (next == NONE) c->out.last = NONE;
         message_free(w, index);
     } else {
-        *(index == c->own ? &c->own : &c->all) = next;
+        int late = next != NONE && (c->flags & CONN_LAST) && c->out.last != NONE &&
+                   message_at(w, next)->id > message_at(w, c->out.last)->id;
+        *(index == c->own ? &c->own : &c->all) = late ? NONE : next;
         message_unref(w, index);
     }
     if (c->queued == 0 || (c->flags & CONN_ABRUPT)) c->own = c->all = NONE;

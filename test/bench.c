@@ -95,7 +95,7 @@ enum {
     SPARE_FDS = 400,                    /* what a server needs beside its sessions */
     PATIENCE_MS = 10000,
     JOB_MS = 120000,                    /* the longest that one job may take */
-    LIFETIME_S = 1800,                  /* of any process of this program, whatever happens */
+    LIFETIME_S = 3600,                  /* of any process of this program, whatever happens */
     BEAT_EVERY_S = 30,
     IO_BYTES = 65536
 };

@@ -40,7 +40,7 @@ struct appliance {
     int heating;
 };
 
-static uint64_t memory[20 * 1024 / sizeof(uint64_t)];
+static uint64_t memory[16384 / sizeof(uint64_t)];
 
 static long long now_ms(void)
 {
@@ -126,8 +126,8 @@ static exportws *web_start(struct appliance *a, const char *address)
     exportws_defaults(&o);
     o.listen = address;
     o.capacity = SESSIONS, o.handshakes = HANDSHAKES, o.pushers = PUSHERS;
-    o.max_message_bytes = o.max_push_bytes = 512, o.max_token_bytes = 32;
-    o.buffer_bytes = 2048, o.queue = 4;
+    o.max_message_bytes = o.max_push_bytes = 512;
+    o.buffer_bytes = 1024, o.queue = 4;
     o.hold_ms = 0;
     o.on_open = browser_opened, o.on_message = browser_said, o.on_close = browser_closed;
     o.user = a;

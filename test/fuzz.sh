@@ -94,7 +94,8 @@ report_afl() { # harness
         "$out/$1" "$findings/$1-afl-$n" 2>&1 | grep -a -e '^not ok' -e 'runtime error' -e '==ERROR'
     done
     echo "$1, AFL++: $(number 'execs_done *:' "$stats") executions," \
-        "$(number 'edges_found *:' "$stats") of $(number 'total_edges *:' "$stats") edges, $n findings"
+        "$(number 'edges_found *:' "$stats") of $(number 'total_edges *:' "$stats") edges," \
+        "$n findings"
 }
 
 # What all inputs that were found worth keeping cover of exportws.c.
@@ -115,7 +116,8 @@ has "$clang" || { echo "fuzz.sh: $clang is needed (Debian: clang, and afl++)" >&
 mkdir -p "$findings" || exit 1
 for harness; do
     mkdir -p "$out/$harness.corpus" "$out/$harness.seeds"
-    cp "test/corpus/$harness-"* "$out/$harness.seeds/" && cp "$out/$harness.seeds/"* "$out/$harness.corpus/"
+    cp "test/corpus/$harness-"* "$out/$harness.seeds/"
+    cp "test/corpus/$harness-"* "$out/$harness.corpus/"
     build "$harness"
 done
 for harness; do

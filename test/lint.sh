@@ -19,10 +19,14 @@ look() { # name, command...
         echo "skip lint_$name: no $1 here"
         return
     fi
-    if "$@" >"$dir/$name" 2>&1 && [ ! -s "$dir/$name" ]; then
+    "$@" >"$dir/output" 2>&1
+    status=$?
+    # clang-tidy counts on stderr what it was told to keep to itself.
+    grep -v '^[0-9]* warnings\{0,1\} generated\.$' "$dir/output" >"$dir/$name"
+    if [ "$status" -eq 0 ] && [ ! -s "$dir/$name" ]; then
         echo "ok lint_$name"
     else
-        echo "not ok lint_$name: $(grep -c 'warning\|error\|style\|note' "$dir/$name") lines"
+        echo "not ok lint_$name: exit status $status, $(grep -c . "$dir/$name") lines:"
         cat "$dir/$name"
         failed=1
     fi
@@ -54,9 +58,10 @@ lint_tidy() {
         exportws.c -- -std=c99
 }
 
+# unusedStructMember: it looks at the library without its program, too, which alone uses some.
 lint_cppcheck() {
     look cppcheck cppcheck --quiet --std=c99 --enable=warning,style,performance,portability \
-        --inconclusive --error-exitcode=1 exportws.c
+        --inconclusive --suppress=unusedStructMember --error-exitcode=1 exportws.c
 }
 
 [ $# -gt 0 ] || set -- gcc clang tidy cppcheck

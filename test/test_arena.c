@@ -123,6 +123,7 @@ static size_t layout_regions(const struct exportws *w, struct region *r)
                  pieces = w->o.per_address > 0 ? w->capacity : 0, n = w->input_count;
     size_t count = 0;
     r[count++] = (struct region){"server", w, sizeof *w};
+    r[count++] = (struct region){"counters", w->m, sizeof *w->m};
     r[count++] = (struct region){"polls", w->polls, entries * sizeof *w->polls};
     r[count++] = (struct region){"owners", w->owners, entries * sizeof *w->owners};
     r[count++] = (struct region){"conns", w->conns, w->conns_end * sizeof *w->conns};

@@ -736,7 +736,7 @@ static void play_slow_pushers(struct world *s)
     peer_say(p, "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"), peer_say(q, "more");
     world_settle(s);
     p->deaf = q->deaf = 0;
-    peer_say(q, "and more");
+    for (int i = 0; i < 6; i++) peer_say(q, "and more"), world_turn(s);
     world_settle(s);
     want_got(s, p, "200 200 200 200 ");
     want_got(s, q, "200 200 200 ");

@@ -510,6 +510,8 @@ static void token_is_percent_decoded(void **state)
         {"all that is unreserved", "AZaz09-._~", 64, "AZaz09-._~", 10},
         {"escape", "a%20b", 64, "a b", 3},
         {"escapes of both cases", "%aB%Ba%fF", 64, "\xab\xba\xff", 3},
+        {"escapes of the lowest and the highest byte", "%01%fe%ff", 64, "\x01\xfe\xff", 3},
+        {"newline", "a%0Ab", 64, "a\nb", 3},
         {"escaped percent is not decoded twice", "%2541", 64, "%41", 3},
         {"plus stays plus", "a+b", 64, "a+b", 3},
         {"bytes beyond ASCII", "\xc3\xa4", 64, "\xc3\xa4", 2},

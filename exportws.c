@@ -3364,6 +3364,14 @@ static uint64_t clock_us(clockid_t clock)
     return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
 }
 
+/* Reads the time; a clock that fails or goes back stands still. */
+static void loop_time(struct exportws *w)
+{
+    uint64_t now_us = clock_us(CLOCK_MONOTONIC);
+    if (now_us > w->now_us) w->now_us = now_us;
+    w->now_ms = w->now_us / 1000;
+}
+
 /* Closes a connection and gives its slot back. */
 static void conn_bury(struct exportws *w, struct conn *c)
 {
@@ -3808,7 +3816,7 @@ static int loop_timers(struct exportws *w)
 }
 
 /* How long the loop may sleep, at most timeout_ms (negative: no bound). */
-static int loop_timeout(const struct exportws *w, int timeout_ms)
+static int loop_timeout(struct exportws *w, int timeout_ms)
 {
     uint64_t due = UINT64_MAX, wait;
     if (w->left_first != NONE || w->expired != NONE || w->posts_left) return 0;
@@ -3822,8 +3830,8 @@ static int loop_timeout(const struct exportws *w, int timeout_ms)
     if (w->stopping && w->drain_due_ms < due) due = w->drain_due_ms;
     if (w->waiting > 0 && w->wait_due_ms < due) due = w->wait_due_ms;
     if (due == UINT64_MAX) return timeout_ms;
-    uint64_t now = clock_us(CLOCK_MONOTONIC) / 1000;
-    wait = due > now ? due - now : 0;
+    loop_time(w);
+    wait = due > w->now_ms ? due - w->now_ms : 0;
     if (wait > INT32_MAX) wait = INT32_MAX;
     return timeout_ms < 0 || wait < (uint64_t)timeout_ms ? (int)wait : timeout_ms;
 }
@@ -3906,12 +3914,6 @@ static int loop_quiet(const struct exportws *w)
 {
     uint64_t pieces = (w->poll_count - w->hot) / SWEEP_PIECE + 1;
     return w->hot == w->poll_count || w->now_us - w->busy_us >= 2 * pieces * w->sweep_gap_us;
-}
-
-static void loop_time(struct exportws *w)
-{
-    w->now_us = clock_us(CLOCK_MONOTONIC);
-    w->now_ms = w->now_us / 1000;
 }
 
 /* The rest of a turn in which `events` were served. Returns how many there were in all. */
@@ -4317,7 +4319,7 @@ static int token_check(const exportws *w, const char *token)
 /* Time passes between turns, too. 0; EXPORTWS_GONE when it is too late to send anything. */
 static int api_enter(exportws *w)
 {
-    if (!w->in_turn) w->now_ms = clock_us(CLOCK_MONOTONIC) / 1000;
+    if (!w->in_turn) loop_time(w);
     return w->stopping ? EXPORTWS_GONE : 0;
 }
 

@@ -1040,7 +1040,8 @@ static int idle_read(struct load *l, size_t i)
     if (n <= 0)
         return load_fail(l, "idle: session %zu closed", i);
     if (l->in[0] != 0x89 || l->in[1] > 8 || n != 2 + l->in[1])
-        return load_fail(l, "idle: session %zu got something that is no ping", i);
+        return load_fail(l, "idle: session %zu got %zd bytes that are no ping: %02x%02x%02x%02x", i,
+                         n, l->in[0], l->in[1], l->in[2], l->in[3]);
     size_t size = frame_mask(pong, 0xA, l->in + 2, l->in[1]);
     return socket_send(l->session[i], pong, size) == 0 ? 0 : load_fail(l, "idle: send");
 }

@@ -1120,6 +1120,7 @@ static void run_all(void **state)
             if (row->error != FAULT_STILL) run_row(&s, scenario, row, (struct fault){row->call, n, 1, row->error}, &t);
             run_row(&s, scenario, row, (struct fault){row->call, n, times_ever(row->error), row->error}, &t);
         }
+    world_patience_ms = 10000;
     if (t.failed > 0) fail_msg("%s: %u of %u runs failed", scenario->name, t.failed, t.runs);
 }
 

@@ -76,6 +76,7 @@
 enum {
     HEAD_MAX = 8192,        /* a request head; more is 431 */
     BLOCK_BYTES = 256,      /* of the buffer, with the default token size */
+    DISCARD_TRIES = 8,
     WAIT_RETRY_MS = 100,    /* who waits for an input buffer is looked at again */
     INPUT_REST = 160,       /* of a frame: its head, or a control frame that is incomplete */
     PUSHERS_SPARE = 2,      /* slots in which one pusher too many is told so */
@@ -2456,6 +2457,18 @@ static ptrdiff_t input_receive(struct exportws *w, const struct conn *c, struct 
              : -2;
 }
 
+/* Takes n bytes that were peeked at, and so are there, from the kernel. 0, or -1 when it fails on and
+ * on: then they would be served twice. */
+static int input_discard(const struct conn *c, struct input *in, size_t n)
+{
+    for (unsigned tries = 0; n > 0 && tries < DISCARD_TRIES;) {
+        ssize_t taken = recv(c->fd, in->data, n, 0);
+        if (taken > 0) n -= (size_t)taken;
+        else tries++;
+    }
+    return n > 0 ? -1 : 0;
+}
+
 /* ===== Conversation ===== */
 
 /* Sees to what conn_send came to: a session that can't take an answer has to go. */
@@ -3428,7 +3441,7 @@ static void conn_input_done(struct exportws *w, struct conn *c, struct input *in
     if (peek) {
         size_t served = in->raw;
         in->used = in->raw = 0;
-        if (served > 0 && recv(c->fd, in->data, served, 0) != (ssize_t)served) conn_ended(w, c, -2);
+        if (input_discard(c, in, served) < 0) conn_ended(w, c, -2);
         else if (rest > 0) conn_wait(w, c);
         w->m->bytes_received += served;
         return;

@@ -610,7 +610,7 @@ static void twin_run(struct twin *t)
 /* ===== The load: a process that is all the clients and pushers of one server ===== */
 
 enum {
-    JOB_CONNECT,                        /* rounds: sessions */
+    JOB_CONNECT,                        /* rounds: sessions; pings: to be answered */
     JOB_REFILL,                         /* all leave, slots come back, rounds: sessions come */
     JOB_BROADCAST,                      /* rounds, bytes, attentive */
     JOB_PUSH,                           /* rounds, bytes, gap_ms */
@@ -626,7 +626,7 @@ enum {
 struct job {
     int kind;
     size_t rounds, bytes;
-    int gap_ms, attentive, beats, pushes, polite;
+    int gap_ms, attentive, beats, pushes, polite, pings;
     unsigned opcode;
     double seconds;                     /* where it has rounds: no more of them after that */
 };
@@ -757,7 +757,36 @@ static int load_pushers(struct load *l)
     return 0;
 }
 
-static int load_connect(struct load *l, size_t count)
+/* Answers the server's pings on session I. */
+static int load_pong(struct load *l, size_t i)
+{
+    unsigned char pong[16];
+    ssize_t n = recv(l->session[i], l->in, sizeof l->in, MSG_DONTWAIT);
+    if (n <= 0)
+        return load_fail(l, "session %zu: %s", i, n ? strerror(errno) : "closed");
+    for (size_t used = 0; used < (size_t)n; used += 2 + l->in[used + 1]) {
+        const unsigned char *ping = l->in + used;
+        if (ping[0] != 0x89 || ping[1] > 8 || used + 2 + ping[1] > (size_t)n)
+            return load_fail(l, "session %zu: %02x%02x.. is no ping", i, ping[0], ping[1]);
+        size_t size = frame_mask(pong, 0xA, ping + 2, ping[1]);
+        if (socket_send(l->session[i], pong, size) != 0)
+            return load_fail(l, "session %zu: send: %s", i, strerror(errno));
+    }
+    return 0;
+}
+
+/* Waits for pings and answers them. */
+static int load_pongs(struct load *l, int timeout_ms)
+{
+    size_t tags[MAX_EVENTS];
+    for (size_t i = 0, n = watch_wait(&l->watch, tags, MAX_FDS, timeout_ms); i < n; i++)
+        if (load_pong(l, tags[i]) != 0)
+            return -1;
+    return 0;
+}
+
+/* With PINGS this may take longer than the server's patience. */
+static int load_connect(struct load *l, size_t count, int pings)
 {
     load_plan(l, TALK_SWALLOW, 0);
     while (l->sessions < count) {
@@ -769,6 +798,11 @@ static int load_connect(struct load *l, size_t count)
             return -1;
         }
         l->session[l->sessions++] = fd;
+        if (!pings)
+            continue;
+        load_watch(l, l->sessions);
+        if (l->sessions % 100 == 0 && load_pongs(l, 0) != 0)
+            return -1;
     }
     return 0;
 }
@@ -1032,25 +1066,11 @@ static int job_pipeline(struct load *l, const struct job *j, struct sample *s)
     return r;
 }
 
-/* Answers the server's pings. */
-static int idle_read(struct load *l, size_t i)
-{
-    unsigned char pong[16];
-    ssize_t n = recv(l->session[i], l->in, sizeof l->in, MSG_DONTWAIT);
-    if (n <= 0)
-        return load_fail(l, "idle: session %zu closed", i);
-    if (l->in[0] != 0x89 || l->in[1] > 8 || n != 2 + l->in[1])
-        return load_fail(l, "idle: session %zu got %zd bytes that are no ping: %02x%02x%02x%02x", i,
-                         n, l->in[0], l->in[1], l->in[2], l->in[3]);
-    size_t size = frame_mask(pong, 0xA, l->in + 2, l->in[1]);
-    return socket_send(l->session[i], pong, size) == 0 ? 0 : load_fail(l, "idle: send");
-}
-
 /* Sessions speak in turn, evenly over BEAT_EVERY_S; not everybody at once. */
 static int job_idle(struct load *l, const struct job *j, struct sample *s)
 {
     unsigned char beat[32];
-    size_t tags[MAX_EVENTS], size = frame_mask(beat, 1, "HEART-BEAT", 10), sent = 0;
+    size_t size = frame_mask(beat, 1, "HEART-BEAT", 10), sent = 0;
     double rate = j->beats ? (double)l->sessions / BEAT_EVERY_S : 0;
     uint64_t start = now_ns(), end = start + (uint64_t)(j->seconds * 1e9);
     load_plan(l, TALK_SWALLOW, l->sessions);
@@ -1063,9 +1083,8 @@ static int job_idle(struct load *l, const struct job *j, struct sample *s)
             if (socket_send(l->session[l->number++ % l->sessions], beat, size) != 0)
                 return load_fail(l, "idle: send: %s", strerror(errno));
         int wait = rate > 0 ? 2 : (int)((end - now) / 1000000u) + 1;
-        for (size_t i = 0, n = watch_wait(&l->watch, tags, MAX_FDS, wait); i < n; i++)
-            if (idle_read(l, tags[i]) != 0)
-                return -1;
+        if (load_pongs(l, wait) != 0)
+            return -1;
     }
     s->cpu_ns = process_cpu_ns(l->pid) - s->cpu_ns;
     s->wakeups = (double)process_status(l->pid, "voluntary_ctxt_switches:") - s->wakeups;
@@ -1312,13 +1331,13 @@ static int job_refill(struct load *l, const struct job *j, struct sample *s)
     s->count = j->rounds;
     if (!l->twin && refill_wait_empty(l) != 0)
         return -1;
-    return load_connect(l, j->rounds);
+    return load_connect(l, j->rounds, 0);
 }
 
 static int job_run(struct load *l, const struct job *j, struct sample *s)
 {
     switch (j->kind) {
-    case JOB_CONNECT: return load_connect(l, j->rounds);
+    case JOB_CONNECT: return load_connect(l, j->rounds, j->pings);
     case JOB_REFILL: return job_refill(l, j, s);
     case JOB_BROADCAST: return job_broadcast(l, j, s);
     case JOB_PUSH: return job_push(l, j, s);
@@ -1563,6 +1582,7 @@ static int site_open(const struct bench *b, struct site *s, enum what what, size
     s->resident = process_resident(s->pid);
     connect_all.kind = JOB_CONNECT;
     connect_all.rounds = sessions;
+    connect_all.pings = pings;
     return site_run(s, &connect_all, &sample);
 }
 

@@ -661,13 +661,15 @@ static inline int world_turn(struct world *s)
  * input buffer. */
 static inline void world_settle(struct world *s)
 {
-    unsigned idle = 0, waited = 0;
-    for (unsigned turn = 0; turn < 20000 && idle < 2 && !s->gone; turn++) {
+    unsigned idle = 0, waited = 0, most = 1;
+    for (unsigned turn = 0; turn < 20000 && idle < most && !s->gone; turn++) {
         idle = world_turn(s) ? 0 : idle + 1;
+        /* one more idle turn where a call may have failed, and some where only sweeps hear everybody */
+        most = s->tick_ms > 0 ? 6 : s->w->accept_paused || faults.injected < faults.plan.times ? 2 : 1;
         if (idle == 1 && s->w->accept_paused && s->strict) clock_pass(ACCEPT_RETRY_MS);
-        if (idle == 2 && s->w->waiting > 0 && waited++ < 2) clock_pass(WAIT_RETRY_MS), idle = 0;
+        if (idle == most && s->w->waiting > 0 && waited++ < 2) clock_pass(WAIT_RETRY_MS), idle = 0;
     }
-    if (idle < 2 && !s->gone) world_wrong(s, "it does not come to rest");
+    if (idle < most && !s->gone) world_wrong(s, "it does not come to rest");
 }
 
 static inline struct peer *world_dial(struct world *s, int door)

@@ -1950,7 +1950,9 @@ static void conn_output_done(struct exportws *w, struct conn *c, int progress)
     switch (c->state) {
     case CONN_OPEN:
     case CONN_PUSH:
-        if (waits && (progress || c->timer != TIMER_WRITE)) timer_set(w, c, TIMER_WRITE);
+        /* That a ping waits to be sent does not make its answer less due. */
+        if (waits && (progress || (c->timer != TIMER_WRITE && c->timer != TIMER_PONG)))
+            timer_set(w, c, TIMER_WRITE);
         if (!waits && c->timer == TIMER_WRITE)
             timer_set(w, c, c->state == CONN_OPEN ? TIMER_PING : TIMER_IDLE);
         return;
@@ -3789,10 +3791,10 @@ static void inputs_give_way(struct exportws *w)
         if (in->owner >= w->capacity) continue;
         if (w->now_ms - in->since_ms < w->o.handshake_timeout_ms) continue;
         struct conn *c = &w->conns[in->owner];
-        input_release(w, c);
         if (c->state == CONN_OPEN)
             session_fail(w, c, EXPORTWS_BY_TIMEOUT, 1008, "message not complete in time");
-        conn_doom(w, c);
+        else conn_doom(w, c);
+        input_release(w, c);
     }
 }
 

@@ -657,17 +657,18 @@ static inline int world_turn(struct world *s)
     return moved;
 }
 
-/* Turns until nothing moves any more; a door that is paused is waited for, and so is, for two rounds, who waits for an
+/* Turns until nothing moves any more; a door that is paused is waited for, and so is, for three rounds, who waits for an
  * input buffer. */
 static inline void world_settle(struct world *s)
 {
     unsigned idle = 0, waited = 0, most = 1;
     for (unsigned turn = 0; turn < 20000 && idle < most && !s->gone; turn++) {
+        int whole = faults.injected >= faults.plan.times;
         idle = world_turn(s) ? 0 : idle + 1;
         /* one more idle turn where a call may have failed, and some where only sweeps hear everybody */
-        most = s->tick_ms > 0 ? 6 : s->w->accept_paused || faults.injected < faults.plan.times ? 2 : 1;
+        most = s->tick_ms > 0 ? 6 : s->w->accept_paused || s->w->waiting > 0 || !whole ? 2 : 1;
         if (idle == 1 && s->w->accept_paused && s->strict) clock_pass(ACCEPT_RETRY_MS);
-        if (idle == most && s->w->waiting > 0 && waited++ < 2) clock_pass(WAIT_RETRY_MS), idle = 0;
+        if (idle == most && s->w->waiting > 0 && waited++ < 3) clock_pass(WAIT_RETRY_MS), idle = 0;
     }
     if (idle < most && !s->gone) world_wrong(s, "it does not come to rest");
 }

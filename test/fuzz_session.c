@@ -747,6 +747,8 @@ static int message_kept(uint64_t id)
         for (uint32_t t = w->buckets[bucket]; t != NONE; t = w->tokens[t].next)
             for (uint32_t i = w->tokens[t].messages.first; i != NONE; i = message_at(w, i)->next)
                 if (message_at(w, i)->id == id) return 1;
+    for (uint32_t i = w->expired; i != NONE; i = message_at(w, i)->next)
+        if (message_at(w, i)->id == id) return 1; /* the log will tell */
     return 0;
 }
 

@@ -32,14 +32,15 @@ COMPILE_TEST = mkdir -p $(BUILD) && $(CC) $(STRICT) $(TEST_FLAGS) $(CPPFLAGS) $(
 UNITS    = $(BUILD)/test_bytes $(BUILD)/test_digest $(BUILD)/test_utf8 $(BUILD)/test_head \
 	$(BUILD)/test_chunk $(BUILD)/test_frame $(BUILD)/test_arena $(BUILD)/test_options
 CLOCKED  = $(BUILD)/test_log $(BUILD)/test_messages
-FAULTS   = $(BUILD)/test_start $(BUILD)/test_clock $(BUILD)/test_faults
-REPLAYS  =
+FAULTS   = $(BUILD)/test_start $(BUILD)/test_clock
+REPLAYS  = $(BUILD)/fuzz_head $(BUILD)/fuzz_frame $(BUILD)/fuzz_session
 EMBEDDED = $(BUILD)/test_api
+HOSTS    = $(BUILD)/embed $(BUILD)/worker
 SYSTEMS  = $(BUILD)/test_java $(BUILD)/test_reclaim $(BUILD)/test_doors $(BUILD)/test_rfc6455 \
 	$(BUILD)/test_rfc9112
-SCRIPTS  = test/options.py test/curl.sh test/websockets.py test/export.sh
-STATICS  = test/test_header.sh test/symbols.sh
-INSIDE   = $(UNITS) $(CLOCKED) $(FAULTS) $(REPLAYS) $(EMBEDDED)
+SCRIPTS  = test/options.py test/curl.sh test/websockets.py test/export.sh test/service.py
+STATICS  = test/test_header.sh test/symbols.sh test/install.sh
+INSIDE   = $(UNITS) $(CLOCKED) $(FAULTS) $(EMBEDDED)
 
 CLOCK_WRAP = -Wl,--wrap=clock_gettime -Wl,--wrap=time
 FAULT_WRAP = `for call in poll accept recv send close fcntl socket bind listen getsockname \
@@ -71,14 +72,37 @@ list-inside:
 check-san-1:
 	test/sanitize.sh
 
+# Every system call fails at every use, with every errno: minutes, and so apart.
+faults: $(BUILD)/test_faults
+	TIME_LIMIT=900 test/run $(BUILD)/test_faults
+
+fuzz:
+	test/fuzz.sh $(SECONDS)
+
+replay: $(REPLAYS)
+	for harness in $(REPLAYS); do $$harness </dev/null || exit 1; done
+
+hosts: $(HOSTS)
+	$(BUILD)/embed --test
+	$(BUILD)/worker
+
+matrix:
+	MAKE="$(MAKE)" test/matrix.sh $(ROWS)
+
+attack: $(PROGRAM)
+	EXPORTWS=./$(PROGRAM) python3 test/attack.py $(SECONDS)
+
+symbols:
+	test/symbols.sh
+
+size:
+	test/size.sh
+
 lint:
 	test/lint.sh
 
 cover:
 	test/cover.sh
-
-prove:
-	test/prove.sh
 
 deps:
 	@CC="$(CC)" CMOCKA="$(CMOCKA)" test/deps
@@ -95,7 +119,7 @@ $(UNITS) $(SYSTEMS):
 $(CLOCKED):
 	@$(COMPILE_TEST) $(CLOCK_WRAP) -o $@ test/$(@F).c $(CMOCKA) $(LDLIBS)
 
-$(FAULTS):
+$(FAULTS) $(BUILD)/test_faults:
 	@$(COMPILE_TEST) $(FAULT_WRAP) -o $@ test/$(@F).c $(CMOCKA) $(LDLIBS)
 
 $(REPLAYS):
@@ -104,13 +128,21 @@ $(REPLAYS):
 $(EMBEDDED):
 	@$(COMPILE_TEST) -DEXPORTWS_NO_MAIN -o $@ test/$(@F).c exportws.c $(CMOCKA) $(LDLIBS)
 
+$(HOSTS):
+	@$(COMPILE_TEST) -pthread -DEXPORTWS_NO_MAIN -o $@ test/$(@F).c exportws.c $(LDLIBS)
+
 $(BUILD)/echo: test/echo.c $(SOURCE)
 	@$(COMPILE_TEST) -DEXPORTWS_NO_MAIN -o $@ test/echo.c exportws.c $(LDLIBS)
 
 $(UNITS) $(CLOCKED): $(SOURCE) test/test.h
-$(FAULTS): $(SOURCE) test/faults.h test/audit.h
-$(REPLAYS): $(SOURCE) test/fuzz.h
-$(EMBEDDED): $(SOURCE)
+$(FAULTS) $(BUILD)/test_faults: $(SOURCE) test/faults.h test/audit.h
+$(REPLAYS): $(SOURCE) test/fuzz.h test/audit.h
+$(BUILD)/fuzz_frame: test/fuzz_frame.c
+$(BUILD)/fuzz_head: test/fuzz_head.c
+$(BUILD)/fuzz_session: test/fuzz_session.c
+$(EMBEDDED) $(HOSTS): $(SOURCE)
+$(BUILD)/embed: test/embed.c
+$(BUILD)/worker: test/worker.c
 $(SYSTEMS): test/server.h
 $(BUILD)/test_api: test/test_api.c
 $(BUILD)/test_arena: test/test_arena.c
@@ -136,20 +168,67 @@ $(BUILD)/bench: test/bench.c
 	@mkdir -p $(BUILD)
 	$(CC) $(STRICT) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ test/bench.c $(LDLIBS)
 
-install: exportws
-	mkdir -p $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include \
-		$(DESTDIR)$(PREFIX)/share/exportws
+# The service's own options stand as OPTIONS="--capacity 2000 ..." in /etc/default/exportws.
+$(BUILD)/exportws.service: Makefile
+	@mkdir -p $(BUILD)
+	@printf '%s\n' \
+	'[Unit]' \
+	'Description=WebSocket push server (exportws)' \
+	'After=network.target' \
+	'' \
+	'[Service]' \
+	'Type=notify' \
+	'EnvironmentFile=-/etc/default/exportws' \
+	'ExecStart=$(PREFIX)/bin/exportws $$OPTIONS' \
+	'Restart=on-failure' \
+	'TimeoutStopSec=15' \
+	'LimitNOFILE=65536' \
+	'DynamicUser=yes' \
+	'RuntimeDirectory=exportws' \
+	'NoNewPrivileges=yes' \
+	'CapabilityBoundingSet=' \
+	'ProtectSystem=strict' \
+	'ProtectHome=yes' \
+	'ProtectProc=invisible' \
+	'ProtectClock=yes' \
+	'ProtectHostname=yes' \
+	'ProtectKernelLogs=yes' \
+	'ProtectKernelModules=yes' \
+	'ProtectKernelTunables=yes' \
+	'ProtectControlGroups=yes' \
+	'PrivateTmp=yes' \
+	'PrivateDevices=yes' \
+	'PrivateUsers=yes' \
+	'RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6' \
+	'RestrictNamespaces=yes' \
+	'RestrictRealtime=yes' \
+	'RestrictSUIDSGID=yes' \
+	'LockPersonality=yes' \
+	'MemoryDenyWriteExecute=yes' \
+	'SystemCallArchitectures=native' \
+	'SystemCallFilter=@system-service' \
+	'SystemCallErrorNumber=EPERM' \
+	'' \
+	'[Install]' \
+	'WantedBy=multi-user.target' >$@
+
+install: $(PROGRAM) $(BUILD)/exportws.service
+	umask 022 && mkdir -p $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include \
+		$(DESTDIR)$(PREFIX)/share/exportws $(DESTDIR)$(PREFIX)/lib/systemd/system
 	rm -f $(DESTDIR)$(PREFIX)/bin/exportws
-	cp exportws $(DESTDIR)$(PREFIX)/bin/exportws
+	cp $(PROGRAM) $(DESTDIR)$(PREFIX)/bin/exportws
 	chmod 755 $(DESTDIR)$(PREFIX)/bin/exportws
 	cp exportws.h $(DESTDIR)$(PREFIX)/include/exportws.h
 	cp exportws.c exportws.h $(DESTDIR)$(PREFIX)/share/exportws
+	cp $(BUILD)/exportws.service $(DESTDIR)$(PREFIX)/lib/systemd/system/exportws.service
 	chmod 644 $(DESTDIR)$(PREFIX)/include/exportws.h \
 		$(DESTDIR)$(PREFIX)/share/exportws/exportws.c \
-		$(DESTDIR)$(PREFIX)/share/exportws/exportws.h
+		$(DESTDIR)$(PREFIX)/share/exportws/exportws.h \
+		$(DESTDIR)$(PREFIX)/lib/systemd/system/exportws.service
 
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/exportws $(DESTDIR)$(PREFIX)/include/exportws.h
+	rm -f $(DESTDIR)$(PREFIX)/bin/exportws $(DESTDIR)$(PREFIX)/include/exportws.h \
+		$(DESTDIR)$(PREFIX)/lib/systemd/system/exportws.service
 	rm -rf $(DESTDIR)$(PREFIX)/share/exportws
 
 clean:
@@ -166,10 +245,15 @@ help:
 	@echo 'make clean      removes what was built'
 	@echo 'For those who change it, on Debian (make deps-all installs the tools):'
 	@echo 'make check SAN=1   the same under ASan and UBSan (clang, gcc), MSan and valgrind'
+	@echo 'make faults     every system call fails at every use: minutes'
+	@echo 'make fuzz       libFuzzer and AFL++, SECONDS=60 each'
+	@echo 'make replay     the corpus of the fuzzers; make hosts: the embedding examples, tested'
+	@echo 'make matrix     other compilers and machines (ROWS=...)'
+	@echo 'make attack     a hostile minute, SECONDS=60, beside well-behaved clients'
+	@echo 'make symbols    what the library object exports and needs; make size: how big it is'
 	@echo 'make lint       gcc -fanalyzer, clang --analyze, clang-tidy, cppcheck'
 	@echo 'make cover      the share of lines and branches that the tests reach: fails below 100 %'
-	@echo 'make prove      Frama-C: no run-time error in the parsers, on three machine models'
 	@echo 'Set CC, CFLAGS, CPPFLAGS, LDFLAGS, LDLIBS, PREFIX and DESTDIR as you need.'
 
-.PHONY: all run test check programs list-inside check-san-0 check-san-1 lint cover prove deps deps-all bench install \
+.PHONY: all run test check programs list-inside check-san-0 check-san-1 faults fuzz replay hosts matrix attack symbols size lint cover deps deps-all bench install \
 	uninstall clean help

@@ -641,7 +641,7 @@ static inline void world_pump(struct world *s)
         if (fds[i].revents != 0) peer_pump(&s->peers[i]);
 }
 
-/* One turn, then everybody reads. Whether anything was done. */
+/* One turn, then everybody reads. 2: something moved; 1: there were events, but in vain; 0: nothing. */
 static inline int world_turn(struct world *s)
 {
     uint64_t before = world_progress(s);
@@ -654,17 +654,19 @@ static inline int world_turn(struct world *s)
     world_pump(s);
     int moved = world_progress(s) != before;
     if (events > 0 && !moved) s->spins++;
-    return moved;
+    return moved ? 2 : events > 0;
 }
 
 /* Turns until nothing moves any more; a door that is paused is waited for, and so is, for three rounds, who waits for an
  * input buffer. */
 static inline void world_settle(struct world *s)
 {
-    unsigned idle = 0, waited = 0, most = 1;
+    unsigned idle = 0, vain = 0, waited = 0, most = 1;
     for (unsigned turn = 0; turn < 20000 && idle < most && !s->gone; turn++) {
         int whole = faults.injected >= faults.plan.times;
-        idle = world_turn(s) ? 0 : idle + 1;
+        int did = world_turn(s);
+        if (did == 2) idle = 0;
+        else if (did == 0 || vain++ > 1) idle++;
         /* one more idle turn where a call may have failed, and some where only sweeps hear everybody */
         most = s->tick_ms > 0 ? 6 : s->w->accept_paused || s->w->waiting > 0 || !whole ? 2 : 1;
         if (idle == 1 && s->w->accept_paused && s->strict) clock_pass(ACCEPT_RETRY_MS);

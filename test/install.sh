@@ -1,6 +1,6 @@
 #!/bin/sh
-# `make install` and `make uninstall` with DESTDIR and PREFIX: what lies where, with which modes, what
-# the unit says, that an embedder can use what was installed, and that nothing is left.
+# `make install` and `make uninstall` with DESTDIR and PREFIX: what lies where, with which modes,
+# what the unit says, that an embedder can use what was installed, and that nothing is left.
 #
 #   test/install.sh        one line for each check: ok NAME | not ok NAME: WHY | skip NAME: WHY
 #

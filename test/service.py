@@ -32,7 +32,8 @@ def expect(right, why):
 class Service:
     """The server as a service manager starts it: its sockets are 3, 4, ... in its process."""
 
-    def __init__(self, arguments=(), sockets=(), names=None, environment=None, pid=None, count=None):
+    def __init__(self, arguments=(), sockets=(), names=None, environment=None, pid=None,
+                 count=None):
         out, self.out = os.pipe(), None
         err = os.pipe()
         self.pid = os.fork()
@@ -121,7 +122,8 @@ def is_clients(to):
 
 
 def is_push(to):
-    answer = request(to, "POST /app/ws/export-task/t HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nx")
+    answer = request(to, "POST /app/ws/export-task/t HTTP/1.1\r\nHost: h\r\n"
+                         "Content-Length: 1\r\n\r\nx")
     return answer.startswith("HTTP/1.1 202 ")
 
 

@@ -81,8 +81,8 @@ if command -v musl-gcc >/dev/null 2>&1; then
         -o "$tmp/static" exportws.c || exit 1
     serves=$(static_serves)
     [ -n "$serves" ] || failed=1
-    row 'static binary with musl, stripped, at -Os' "$(wc -c <"$tmp/static" | tr -d ' ')" $STATIC_MAX \
-        "${serves:-DOES NOT SERVE}"
+    row 'static binary with musl, stripped, at -Os' "$(wc -c <"$tmp/static" | tr -d ' ')" \
+        $STATIC_MAX "${serves:-DOES NOT SERVE}"
 else
     echo 'static binary with musl: skipped, no musl-gcc here'
     if [ "${CI:-}" = true ]; then failed=1; fi

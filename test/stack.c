@@ -3,9 +3,10 @@
  *     cc -pthread -DEXPORTWS_NO_MAIN -Wl,-z,now -o stack test/stack.c exportws.c
  *     ./stack        prints "memory BYTES", "stack BYTES" and how much work that was
  *
- * A thread on a painted stack steps the server, while the main thread keeps it busy with all it has:
- * upgrades, refusals, messages, pings, closes, pushes with a length and in chunks, /metrics, posts,
- * slow readers, timeouts, the log at its longest. Then the paint that is left is counted from below.
+ * A thread on a painted stack steps the server, while the main thread keeps it busy with all it
+ * has: upgrades, refusals, messages, pings, closes, pushes with a length and in chunks, /metrics,
+ * posts, slow readers, timeouts, the log at its longest. Then the paint that is left is counted from
+ * below.
  * What stands above the thread's own function (its descriptor, thread-local data) is not the
  * server's; link with -z now, or the dynamic linker's resolver is measured, too. */
 #ifndef _POSIX_C_SOURCE
@@ -150,7 +151,8 @@ static void work_pushes(void)
 static void work_clients(void)
 {
     static const char *const requests[] = {
-        "GET /app/ws/export-task/t HTTP/1.1\r\nHost: h\r\n\r\n", "GET / HTTP/1.1\r\nHost: h\r\n\r\n",
+        "GET /app/ws/export-task/t HTTP/1.1\r\nHost: h\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: h\r\n\r\n",
         "BAD\r\n\r\n", "GET /app/ws/export-task/%zz" UPGRADE,
         "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n",
         "GET /app/ws/export-task/t HTTP/1.1\r\nHost: h\r\nOrigin: http://evil\r\n\r\n"};

@@ -1,5 +1,5 @@
 #!/bin/sh
-# What the object of an embedder asks of its surroundings, and leaves in them. For CC, or for gcc and
+# What the object of an embedder asks of its surroundings, and leaves in them. For CC, gcc and
 # clang: exports only exportws_*; calls nothing that allocates, prints, ends the process or installs
 # a signal handler; has no data that can be written.
 #
@@ -35,8 +35,9 @@ report() { # name, what is wrong, in lines
     fi
 }
 
-# The letters: T and so on are code, R is read-only; D, B, G, S, C and their small ones are data that
-# can be written. Constants that hold addresses may stand in .data.rel.ro: d in nm, read-only later.
+# The letters: T and so on are code, R is read-only; D, B, G, S, C and their small ones are data
+# that can be written. Constants that hold addresses may stand in .data.rel.ro: d in nm, read-only
+# later.
 check() { # compiler
     name=$(echo "$1" | tr -c 'a-zA-Z0-9\n' _)
     if ! $1 -std=c99 -O2 -DEXPORTWS_NO_MAIN -c -o "$tmp/o.o" exportws.c 2>"$tmp/errors"; then

@@ -1,6 +1,6 @@
 #!/bin/sh
-# exportws.h as its readers meet it: alone in a file, in C99, C11, C23 and C++17, with gcc and clang;
-# and the program in its top comment, which is taken out, compiled, run and talked to.
+# exportws.h as its readers meet it: alone in a file, in C99, C11, C23 and C++17, with gcc and
+# clang; and the program in its top comment, which is taken out, compiled, run and talked to.
 #
 #   test/test_header.sh    one line for each check: ok NAME | not ok NAME: WHY | skip NAME: WHY
 #

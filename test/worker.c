@@ -294,7 +294,8 @@ static void on_message(void *user, exportws_id session, const char *token, const
     exportws_reply(server, session, data, size, kind);
 }
 
-/* Posts that were refused are logged as warnings: there must be none while the keepers are there. */
+/* Posts that were refused are logged as warnings: there must be none while the keepers are there.
+ */
 static void on_log(void *user, int level, const char *line)
 {
     (void)user;

@@ -1,0 +1,251 @@
+#!/bin/sh
+# Builds and tests with every compiler and for every machine that is promised:
+#
+#   test/matrix.sh [ROW...]        all rows, or those that are named (a prefix is enough)
+#   test/matrix.sh --list          their names
+#
+#   check-*    compiles with POSIX.1-2008 and nothing else, and without MSG_NOSIGNAL, SOCK_CLOEXEC
+#              and accept4, as on a BSD or a Mac
+#   gcc-*, clang-*, tcc            the whole suite, built with it
+#   musl-*     a static binary of musl-gcc; no cmocka for musl is packaged, so that the tests from
+#              outside run against it
+#   i686, arm, aarch64, mipsel, riscv64, s390x
+#              a static binary of Debian's cross compilers, under qemu-user, in the same way; and
+#              the examples that try themselves out
+#
+# Each row has a folder of its own, build/matrix/ROW, with its output. The last line adds up. A row
+# whose tools are missing is skipped, and failed with CI=true or STRICT=1. EXPORTWS_TEST_SLOW
+# stretches the deadlines (4 under qemu).
+set -u
+cd "$(dirname "$0")/.." || exit 1
+
+make=${MAKE:-make}
+out=build/matrix
+strict_flags='-std=c99 -pedantic-errors -Wall -Wextra -Wshadow -Wconversion -Werror'
+levels='O0 O2 Os O3-flto'
+machines='i686 arm aarch64 mipsel riscv64 s390x'
+passed=0
+failed=0
+skipped=0
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+triplet() { # machine
+    case $1 in
+    arm) echo arm-linux-gnueabihf ;;
+    *) echo "$1-linux-gnu" ;;
+    esac
+}
+
+emulator() { # machine
+    case $1 in
+    i686) echo qemu-i386 ;;
+    *) echo "qemu-$1" ;;
+    esac
+}
+
+flags_of() { # row: what follows its first dash
+    echo "-${1#*-}" | sed 's/-flto/ -flto/'
+}
+
+ok() {
+    passed=$((passed + 1))
+    echo "ok $1${2:+: $2}"
+}
+
+not_ok() {
+    failed=$((failed + 1))
+    echo "not ok $1: $2"
+}
+
+skip() {
+    if [ "${CI:-}" = true ] || [ "${STRICT:-}" = 1 ]; then
+        not_ok "$1" "$2 (skipped: no excuse here)"
+        return
+    fi
+    skipped=$((skipped + 1))
+    echo "skip $1: $2"
+}
+
+# What a run of test/run came to
+verdict() { # row
+    line=$(grep -E '^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$' "$dir/output" | tail -n 1)
+    case $line in
+    '') not_ok "$1" "no tests ran: $(tail -n 1 "$dir/output")" ;;
+    *', 0 failed, '*) ok "$1" "$line" ;;
+    *)
+        not_ok "$1" "$line"
+        sed -n '/^failed:/,/ passed, /p' "$dir/output" | sed '$d; s/^/    /'
+        ;;
+    esac
+}
+
+# ----- compile checks -----
+
+# The system's headers with three names taken away, as if they had never been there.
+make_bare_headers() {
+    mkdir -p "$dir/include/sys"
+    cat >"$dir/include/sys/socket.h" <<'END'
+#include_next <sys/socket.h>
+#undef MSG_NOSIGNAL
+#undef SOCK_CLOEXEC
+#undef SOCK_NONBLOCK
+#define accept4 accept4_is_not_here(
+END
+    printf '#include_next <fcntl.h>\n#undef F_DUPFD_CLOEXEC\n' >"$dir/include/fcntl.h"
+}
+
+compile() { # row, compiler, flags
+    # shellcheck disable=SC2086  # words, and meant to be
+    for define in -DEXPORTWS_NO_MAIN -DEXPORTWS_MAIN; do
+        $2 $3 $define -c -o "$dir/o.o" exportws.c 2>"$dir/errors" && continue
+        not_ok "$1" "$(grep -m 1 -E 'error|warning' "$dir/errors")"
+        return
+    done
+    ok "$1"
+}
+
+row_check() { # row: check-COMPILER
+    compiler=${1#check-}
+    warnings=$strict_flags
+    case $compiler in
+    gcc | clang) ;;
+    musl) compiler=musl-gcc ;;
+    tcc) warnings='-std=c99 -Wall -Werror' ;;
+    *) compiler=$(triplet "$compiler")-gcc ;;
+    esac
+    if ! has "$compiler"; then
+        skip "$1" "no $compiler"
+        return
+    fi
+    compile "$1-posix-alone" "$compiler" "$warnings -D_POSIX_C_SOURCE=200809L"
+    if [ "$compiler" != tcc ]; then # it has no #include_next
+        make_bare_headers
+        compile "$1-as-on-a-bsd" "$compiler" "$warnings -isystem $dir/include"
+    fi
+}
+
+# ----- natively -----
+
+row_native() { # row: gcc-O2 ...
+    compiler=${1%%-*}
+    if ! has "$compiler"; then
+        skip "$1" "no $compiler"
+        return
+    fi
+    flags=$(flags_of "$1")
+    case $1 in
+    clang-*flto) has ld.lld && flags="$flags -fuse-ld=lld" ;;
+    esac
+    if [ "$compiler" = tcc ]; then # its linker has no --wrap: tests that take calls over stay out
+        flags=
+        set -- "$1" CLOCKED= FAULTS=
+    fi
+    row=$1
+    shift
+    "$make" SAN=0 check BUILD="$dir" PROGRAM="$dir/exportws" CC="$compiler" CFLAGS="$flags" "$@" \
+        >"$dir/output" 2>&1
+    verdict "$row"
+}
+
+# ----- from outside -----
+
+# The native side of the tests, once
+build_native() {
+    [ -x "$out/native/test_doors" ] && return
+    mkdir -p "$out/native"
+    "$make" -s programs BUILD="$out/native" PROGRAM="$out/native/exportws" \
+        >"$out/native/output" 2>&1
+}
+
+# A script that becomes a program: one word, whatever it takes to run it, and the same process
+write_script() { # name, words...
+    name=$1
+    shift
+    printf '#!/bin/sh\nexec %s "$@"\n' "$*" >"$dir/$name.sh"
+    chmod +x "$dir/$name.sh"
+}
+
+# Builds server, echo and examples with "$compiler $flags", and tests them with "$run" before them
+test_outside() { # row, slow
+    rm -f "$dir/exportws"
+    # shellcheck disable=SC2086  # words, and meant to be
+    {
+        $compiler -std=c99 $flags -o "$dir/exportws" exportws.c -pthread &&
+            for host in echo embed worker; do
+                $compiler -std=c99 $flags -DEXPORTWS_NO_MAIN -o "$dir/$host" "test/$host.c" \
+                    exportws.c -pthread || break
+            done
+    } >"$dir/output" 2>&1
+    if [ ! -x "$dir/worker" ]; then
+        not_ok "$1" "$(grep -m 1 -E 'error|undefined|cannot' "$dir/output")"
+        return
+    fi
+    write_script embed "$run $dir/embed" --test
+    write_script worker "$run $dir/worker" --posts 20000
+    write_script server "$run" "$PWD/$dir/exportws"
+    write_script echo "$run" "$PWD/$dir/echo"
+    build_native
+    EXPORTWS="$PWD/$dir/server.sh" EXPORTWS_ECHO="$PWD/$dir/echo.sh" \
+        EXPORTWS_TEST_SLOW="${EXPORTWS_TEST_SLOW:-$2}" TIME_LIMIT="${TIME_LIMIT:-$((300 * $2))}" \
+        test/run "$dir/embed.sh" "$dir/worker.sh" "$out/native/test_doors" \
+        "$out/native/test_java" "$out/native/test_rfc6455" "$out/native/test_rfc9112" \
+        test/options.py test/service.py test/curl.sh test/websockets.py test/export.sh \
+        >"$dir/output" 2>&1
+    verdict "$1"
+}
+
+row_musl() { # row: musl-O2 ...
+    compiler=musl-gcc flags="$(flags_of "$1") -static" run=
+    if has musl-gcc; then test_outside "$1" 1
+    else skip "$1" 'no musl-gcc'
+    fi
+}
+
+row_machine() { # row: arm ...
+    compiler=$(triplet "$1")-gcc flags='-O2 -static' run=$(emulator "$1")
+    if ! has "$compiler"; then skip "$1" "no $compiler"
+    elif ! has "$run"; then skip "$1" "no $run"
+    else test_outside "$1" 4
+    fi
+}
+
+# ----- which -----
+
+rows() {
+    for compiler in gcc clang tcc musl $machines; do echo "check-$compiler"; done
+    for compiler in gcc clang; do
+        for level in $levels; do echo "$compiler-$level"; done
+    done
+    echo tcc
+    for level in $levels; do echo "musl-$level"; done
+    for machine in $machines; do echo "$machine"; done
+}
+
+wanted() { # row, names...
+    row=$1
+    shift
+    [ $# -eq 0 ] && return 0
+    for name; do
+        case $row in "$name"*) return 0 ;; esac
+    done
+    return 1
+}
+
+if [ "${1:-}" = --list ]; then
+    rows
+    exit
+fi
+for row in $(rows); do
+    wanted "$row" "$@" || continue
+    dir=$out/$row
+    mkdir -p "$dir"
+    case $row in
+    check-*) row_check "$row" ;;
+    gcc-* | clang-* | tcc) row_native "$row" ;;
+    musl-*) row_musl "$row" ;;
+    *) row_machine "$row" ;;
+    esac
+done
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ] && [ $((passed + skipped)) -gt 0 ]

@@ -722,15 +722,15 @@ static void play_slow_pushers(struct world *s)
 {
     const int little = 1;
     struct peer *p = world_pusher(s), *q = world_pusher(s);
-    peer_say(p, metrics_asked), peer_say(q, metrics_asked);
+    peer_say(p, "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"), peer_say(q, "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
     world_settle(s);
     want_got(s, p, "200 ");
     for (uint32_t i = s->w->pushers_at; i < s->w->conns_end; i++)
         if (s->w->conns[i].state == CONN_PUSH)
             __real_setsockopt(s->w->conns[i].fd, SOL_SOCKET, SO_SNDBUF, &little, sizeof little);
     p->deaf = q->deaf = 1;
-    peer_say(p, metrics_asked), peer_say(p, metrics_asked);
-    peer_say(q, metrics_asked), peer_say(q, "GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    peer_say(p, metrics_asked);
+    peer_say(q, "GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
     world_settle(s);
     want_number(s, "blocked", s->w->blocks_free < s->w->block_count, 1);
     peer_say(p, "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"), peer_say(q, "more");
@@ -738,8 +738,8 @@ static void play_slow_pushers(struct world *s)
     p->deaf = q->deaf = 0;
     for (int i = 0; i < 6; i++) peer_say(q, "and more"), world_turn(s);
     world_settle(s);
-    want_got(s, p, "200 200 200 200 ");
-    want_got(s, q, "200 200 200 ");
+    want_got(s, p, "200 200 200 ");
+    want_got(s, q, "200 200 ");
     want_ended(s, q);
 }
 
@@ -791,7 +791,6 @@ static void play_crowd_lingers(struct world *s)
     INSIDE(exportws_kick(s->w, "a"));
     for (int i = 0; i <= PUSHERS; i++) {
         p[i] = world_pusher(s);
-        if (i < 2) peer_say(p[i], "GET ");
         world_settle(s);
     }
     want_got(s, p[2], "503 ");

@@ -1,10 +1,12 @@
 /* audit.h - recounts all that a server keeps books about, from its tables alone
  *
  *     const char *wrong = audit(w);          NULL, or what does not add up
- *     wrong = audit_left(w, 1);              the same, and: but for one session nothing is in use any more
+ *     wrong = audit_left(w, 1);              the same, and: but for one session nothing is in use
+ * any more
  *
- * Comes behind exportws.c, of which it uses the types and none of the functions but the hash: what it counts, it counts
- * itself. Call it between two turns or two calls of the API, never from inside a callback. The server is not changed. */
+ * Comes behind exportws.c, of which it uses the types and none of the functions but the hash: what
+ * it counts, it counts itself. Call it between two turns or two calls of the API, never from inside
+ * a callback. The server is not changed. */
 #ifndef EXPORTWS_TEST_AUDIT_H
 #define EXPORTWS_TEST_AUDIT_H
 
@@ -13,8 +15,9 @@ enum { AUDIT_MOST = 1024 }; /* slots, blocks or records that one server may have
 /* What was seen on the way. */
 struct audit {
     uint8_t slot[AUDIT_MOST], block[AUDIT_MOST], address[AUDIT_MOST]; /* how often */
-    uint8_t record[AUDIT_MOST]; /* 1: free; 2: in use */
-    uint8_t linked[AUDIT_MOST]; /* 1: the message that starts here stands in a chain; 2: it has been seen ageing */
+    uint8_t record[AUDIT_MOST];                                       /* 1: free; 2: in use */
+    uint8_t linked[AUDIT_MOST]; /* 1: the message that starts here stands in a chain; 2: it has been
+                                   seen ageing */
     uint32_t refs[AUDIT_MOST];  /* sessions that wait for the message that starts here */
     uint32_t slots, sessions, private_blocks, drafts, held, ageing;
 };
@@ -32,8 +35,8 @@ static inline const char *audit_name(const struct exportws *w, uint32_t slot)
 /* ----- slots ----- */
 
 /* One pool: every slot is free or in use, and only one of both. */
-static inline const char *audit_pool(const struct exportws *w, struct audit *a, uint32_t first, uint32_t end,
-                                     uint32_t unused, uint32_t used)
+static inline const char *audit_pool(const struct exportws *w, struct audit *a, uint32_t first,
+                                     uint32_t end, uint32_t unused, uint32_t used)
 {
     uint32_t count = 0;
     for (; unused != NONE; unused = w->conns[unused].timer_next, count++) {
@@ -53,8 +56,10 @@ static inline const char *audit_states(const struct exportws *w, struct audit *a
     for (uint32_t i = 0; i < w->conns_end; i++) {
         unsigned state = w->conns[i].state;
         if (state == CONN_FREE || state == CONN_DEAD || state == CONN_LINGER) continue;
-        if (i < w->capacity ? state != CONN_OPEN && state != CONN_CLOSING
-            : i < w->pushers_at ? state != CONN_HEAD : state != CONN_PUSH) return "a state that its pool does not know";
+        if (i < w->capacity     ? state != CONN_OPEN && state != CONN_CLOSING
+            : i < w->pushers_at ? state != CONN_HEAD
+                                : state != CONN_PUSH)
+            return "a state that its pool does not know";
         if (state == CONN_OPEN) a->sessions++;
     }
     return a->sessions != w->sessions ? "sessions != open slots" : NULL;
@@ -67,7 +72,8 @@ static inline const char *audit_slots(const struct exportws *w, struct audit *a)
         pushers += w->conns[i].state != CONN_FREE && (w->conns[i].flags & CONN_EXTRA);
     a->slots = w->seats + w->handshakes + pushers;
     const char *wrong = audit_pool(w, a, 0, w->capacity, w->free_session, w->seats);
-    if (!wrong) wrong = audit_pool(w, a, w->capacity, w->pushers_at, w->free_handshake, w->handshakes);
+    if (!wrong)
+        wrong = audit_pool(w, a, w->capacity, w->pushers_at, w->free_handshake, w->handshakes);
     if (!wrong) wrong = audit_pool(w, a, w->pushers_at, w->conns_end, w->free_pusher, pushers);
     if (!wrong && w->pushers > w->o.pushers) wrong = "more pushers than there may be";
     return wrong ? wrong : audit_states(w, a);
@@ -81,11 +87,16 @@ static inline const char *audit_poll_conn(const struct exportws *w, uint32_t at,
     const struct pollfd *p = &w->polls[at];
     int unread = (c->flags & CONN_WAITING) || (c->state == CONN_PUSH && c->queued > 0);
     if (c->state == CONN_FREE) return "a free slot is polled";
-    if (c->at != at || c->fd != p->fd) return "a connection and its poll entry do not know each other";
+    if (c->at != at || c->fd != p->fd)
+        return "a connection and its poll entry do not know each other";
     if (c->state == CONN_DEAD) return NULL;
-    if (at >= w->hot && (c->state != CONN_OPEN || c->queued > 0)) return "one that has to be polled is cold";
-    if (((p->events & POLLIN) == 0) != unread) return "a connection is read that may not be, or the other way round";
-    return ((p->events & POLLOUT) != 0) != (c->queued > 0) ? "POLLOUT without output, or output without POLLOUT" : NULL;
+    if (at >= w->hot && (c->state != CONN_OPEN || c->queued > 0))
+        return "one that has to be polled is cold";
+    if (((p->events & POLLIN) == 0) != unread)
+        return "a connection is read that may not be, or the other way round";
+    return ((p->events & POLLOUT) != 0) != (c->queued > 0)
+             ? "POLLOUT without output, or output without POLLOUT"
+             : NULL;
 }
 
 static inline const char *audit_polls(const struct exportws *w, struct audit *a)
@@ -101,17 +112,21 @@ static inline const char *audit_polls(const struct exportws *w, struct audit *a)
             wrong = "a door is cold";
         } else if (owner == OWNER_WAKE) {
             others++;
-            if (w->polls[at].fd != w->wake[0] || w->polls[at].events != POLLIN) wrong = "the wake-up pipe is not polled";
+            if (w->polls[at].fd != w->wake[0] || w->polls[at].events != POLLIN)
+                wrong = "the wake-up pipe is not polled";
         } else {
             const struct door *d = &w->doors[owner - OWNER_DOOR];
             others++;
-            if (w->polls[at].fd != d->fd || d->at != at) wrong = "a door and its poll entry do not know each other";
-            if (w->polls[at].events != (w->accept_paused ? 0 : POLLIN)) wrong = "a door is watched that may not be";
+            if (w->polls[at].fd != d->fd || d->at != at)
+                wrong = "a door and its poll entry do not know each other";
+            if (w->polls[at].events != (w->accept_paused ? 0 : POLLIN))
+                wrong = "a door is watched that may not be";
         }
     }
     if (wrong) return wrong;
     if (conns != a->slots) return "connections in use != poll entries";
-    return others != 1U + (w->doors[0].fd >= 0) + (w->doors[1].fd >= 0) ? "doors != poll entries" : NULL;
+    return others != 1U + (w->doors[0].fd >= 0) + (w->doors[1].fd >= 0) ? "doors != poll entries"
+                                                                        : NULL;
 }
 
 /* ----- timers ----- */
@@ -134,10 +149,12 @@ static inline const char *audit_timers(const struct exportws *w, struct audit *a
     uint32_t count = 0;
     for (unsigned timer = TIMER_NONE; timer < TIMERS; timer++) {
         uint32_t before = NONE;
-        for (uint32_t i = w->timers[timer].first; i != NONE; before = i, i = w->conns[i].timer_next) {
+        for (uint32_t i = w->timers[timer].first; i != NONE;
+             before = i, i = w->conns[i].timer_next) {
             const struct conn *c = &w->conns[i];
             if (++count > w->conns_end) return "a list of deadlines is a ring";
-            if (c->timer != timer || c->timer_prev != before) return "a list of deadlines is broken";
+            if (c->timer != timer || c->timer_prev != before)
+                return "a list of deadlines is broken";
             if (!audit_timer_fits(c->state, timer)) return "a deadline that does not fit the state";
             if (before != NONE && timer != TIMER_DEAD && w->conns[before].due_ms > c->due_ms)
                 return "a list of deadlines is out of order";
@@ -159,8 +176,10 @@ static inline const char *audit_inputs(const struct exportws *w, struct audit *a
             unused++;
             continue;
         }
-        if (in->owner >= w->conns_end || w->conns[in->owner].input != i + 1) return "an input's owner does not know it";
-        if (in->used > in->size || in->raw > in->used || in->have > in->raw) return "an input is fuller than it is";
+        if (in->owner >= w->conns_end || w->conns[in->owner].input != i + 1)
+            return "an input's owner does not know it";
+        if (in->used > in->size || in->raw > in->used || in->have > in->raw)
+            return "an input is fuller than it is";
     }
     for (uint32_t i = 0; i < w->conns_end; i++) {
         const struct conn *c = &w->conns[i];
@@ -168,7 +187,8 @@ static inline const char *audit_inputs(const struct exportws *w, struct audit *a
         holders += c->state != CONN_FREE && c->input > 0;
         waiting += c->state != CONN_FREE && (c->flags & CONN_WAITING) != 0;
     }
-    if (unused != w->free_inputs || unused + holders != w->input_count) return "free inputs + those held != inputs";
+    if (unused != w->free_inputs || unused + holders != w->input_count)
+        return "free inputs + those held != inputs";
     return waiting != w->waiting ? "waiting != connections that wait for an input" : NULL;
 }
 
@@ -181,13 +201,14 @@ static inline uint32_t audit_length(const struct exportws *w, uint32_t index)
 }
 
 /* Marks a message's blocks; kind is 0 where it must be, 1 where it must not. */
-static inline const char *audit_blocks(const struct exportws *w, struct audit *a, uint32_t index, int shared)
+static inline const char *audit_blocks(const struct exportws *w, struct audit *a, uint32_t index,
+                                       int shared)
 {
     if (index >= w->block_count) return "a message starts nowhere";
     const struct message *m = audit_message(w, index);
     uint32_t n = 1;
     if ((m->kind != 0) != shared) return "a private message in a chain, or a shared one in a queue";
-    for (uint32_t block = index; ; block = w->links[block], n++) {
+    for (uint32_t block = index;; block = w->links[block], n++) {
         if (block >= w->block_count || a->block[block]++) return "a block belongs to two messages";
         if (block == m->last) break;
     }
@@ -196,8 +217,8 @@ static inline const char *audit_blocks(const struct exportws *w, struct audit *a
 }
 
 /* The chain of one token (record), or of all (NONE). */
-static inline const char *audit_chain(const struct exportws *w, struct audit *a, const struct chain *chain,
-                                      uint32_t record)
+static inline const char *audit_chain(const struct exportws *w, struct audit *a,
+                                      const struct chain *chain, uint32_t record)
 {
     uint32_t before = NONE;
     uint64_t id = 0;
@@ -205,10 +226,13 @@ static inline const char *audit_chain(const struct exportws *w, struct audit *a,
         const char *wrong = audit_blocks(w, a, i, 1);
         if (wrong) return wrong;
         const struct message *m = audit_message(w, i);
-        if (m->prev != before || m->token != record || !(m->flags & MESSAGE_LINKED)) return "a chain is broken";
+        if (m->prev != before || m->token != record || !(m->flags & MESSAGE_LINKED))
+            return "a chain is broken";
         if (m->id <= id) return "a chain is out of order";
-        if ((m->flags & MESSAGE_AGING) && (m->flags & (MESSAGE_GOT | MESSAGE_OVERDUE))) return "what is got grows old";
-        if ((m->flags & MESSAGE_AGING) && (record == NONE || w->o.hold_ms == 0)) return "what is not held grows old";
+        if ((m->flags & MESSAGE_AGING) && (m->flags & (MESSAGE_GOT | MESSAGE_OVERDUE)))
+            return "what is got grows old";
+        if ((m->flags & MESSAGE_AGING) && (record == NONE || w->o.hold_ms == 0))
+            return "what is not held grows old";
         id = m->id;
         a->linked[i] = 1;
         a->ageing += (m->flags & MESSAGE_AGING) != 0;
@@ -231,23 +255,29 @@ static inline const char *audit_ring(const struct exportws *w, struct audit *a, 
 {
     const struct token *t = &w->tokens[record];
     uint32_t i = t->first_session;
-    if (t->sessions == 0 && t->first_session != NONE) return "a token without sessions has a first one";
+    if (t->sessions == 0 && t->first_session != NONE)
+        return "a token without sessions has a first one";
     if (t->sessions == 0 && t->messages.first == NONE) return "a record of nothing";
     if (t->sessions > w->o.per_token) return "more sessions of a token than per_token";
     if (t->sessions == 0) {
         const struct message *m = audit_message(w, t->messages.first);
-        return audit_named(w, record, (const char *)(m + 1), m->name_size) ? NULL : "a message of another token";
+        return audit_named(w, record, (const char *)(m + 1), m->name_size)
+                 ? NULL
+                 : "a message of another token";
     }
     for (uint32_t n = 0; n < t->sessions; n++, i = w->conns[i].next) {
         const struct conn *c = &w->conns[i];
-        if (i >= w->capacity || c->state != CONN_OPEN || c->token != record) return "a token's ring has a stranger";
+        if (i >= w->capacity || c->state != CONN_OPEN || c->token != record)
+            return "a token's ring has a stranger";
         if (w->conns[c->next].prev != i || a->slot[i]++) return "a token's ring is broken";
-        if (!audit_named(w, record, audit_name(w, i), c->name_size)) return "a session or message of another token";
+        if (!audit_named(w, record, audit_name(w, i), c->name_size))
+            return "a session or message of another token";
     }
     return i != t->first_session ? "a token's ring is longer than its count" : NULL;
 }
 
-static inline const char *audit_record(const struct exportws *w, struct audit *a, uint32_t record, uint32_t bucket)
+static inline const char *audit_record(const struct exportws *w, struct audit *a, uint32_t record,
+                                       uint32_t bucket)
 {
     const struct token *t = &w->tokens[record];
     const char *wrong;
@@ -263,7 +293,8 @@ static inline const char *audit_tokens(const struct exportws *w, struct audit *a
     uint32_t records = 0, online = 0, ringed = 0;
     for (uint32_t bucket = 0; bucket <= w->bucket_mask; bucket++)
         for (uint32_t i = w->buckets[bucket]; i != NONE; i = w->tokens[i].next) {
-            const char *wrong = i < w->token_count ? audit_record(w, a, i, bucket) : "a bucket leads nowhere";
+            const char *wrong =
+                i < w->token_count ? audit_record(w, a, i, bucket) : "a bucket leads nowhere";
             if (wrong) return wrong;
             online += w->tokens[i].sessions > 0;
             ringed += w->tokens[i].sessions;
@@ -285,15 +316,19 @@ static inline int audit_next(const struct exportws *w, uint32_t *cursors[3], uin
     *next = NULL;
     for (unsigned i = 0; i < 3; i++)
         if (*cursors[i] != NONE &&
-            (!*next || audit_message(w, *cursors[i])->id < audit_message(w, **next)->id)) *next = cursors[i];
+            (!*next || audit_message(w, *cursors[i])->id < audit_message(w, **next)->id))
+            *next = cursors[i];
     return *next != NULL;
 }
 
 /* Walks a connection's queue to its end. */
-static inline const char *audit_queue(const struct exportws *w, struct audit *a, const struct conn *c)
+static inline const char *audit_queue(const struct exportws *w, struct audit *a,
+                                      const struct conn *c)
 {
-    uint32_t out = c->out.first, own = c->own, all = c->all, *cursors[3] = {&out, &own, &all}, *next, last = NONE;
-    if (c->queued == 0 && (own != NONE || all != NONE || out != NONE)) return "a queue that is empty leads on";
+    uint32_t out = c->out.first, own = c->own, all = c->all, *cursors[3] = {&out, &own, &all},
+             *next, last = NONE;
+    if (c->queued == 0 && (own != NONE || all != NONE || out != NONE))
+        return "a queue that is empty leads on";
     if (c->queued == 0 && c->sent != 0) return "half a message was sent that does not wait";
     for (uint32_t left = c->queued; left > 0; left--) {
         if (!audit_next(w, cursors, &next)) return "queued is more than what waits";
@@ -305,10 +340,12 @@ static inline const char *audit_queue(const struct exportws *w, struct audit *a,
             last = index;
         } else {
             if (a->linked[index] == 0) return "a session waits for a message that is in no chain";
-            if ((next == &all) != (m->token == NONE)) return "a session waits for another token's message";
+            if ((next == &all) != (m->token == NONE))
+                return "a session waits for another token's message";
             a->refs[index]++;
         }
-        if (left == c->queued && c->sent >= m->size + FRAME_HEAD_MAX) return "more was sent than there is";
+        if (left == c->queued && c->sent >= m->size + FRAME_HEAD_MAX)
+            return "more was sent than there is";
         *next = m->next;
         if (c->flags & CONN_ABRUPT) own = all = NONE;
     }
@@ -328,7 +365,8 @@ static inline const char *audit_queues(const struct exportws *w, struct audit *a
         const struct push *q = &w->pushes[i];
         const char *wrong = q->draft == NONE ? NULL : audit_blocks(w, a, q->draft, 1);
         if (wrong) return wrong;
-        if (q->draft != NONE && w->conns[w->pushers_at + i].state == CONN_FREE) return "a draft without a pusher";
+        if (q->draft != NONE && w->conns[w->pushers_at + i].state == CONN_FREE)
+            return "a draft without a pusher";
         if (q->draft == NONE) continue;
         if (audit_message(w, q->draft)->flags != MESSAGE_DRAFT) return "a draft that is in a chain";
         a->drafts += audit_length(w, q->draft);
@@ -348,9 +386,11 @@ static inline const char *audit_held(const struct exportws *w, struct audit *a)
     for (uint32_t record = 0; record < w->token_count; record++) {
         uint32_t held = 0;
         if (a->record[record] != 2) continue;
-        for (uint32_t i = w->tokens[record].messages.first; i != NONE; i = audit_message(w, i)->next) {
+        for (uint32_t i = w->tokens[record].messages.first; i != NONE;
+             i = audit_message(w, i)->next) {
             const struct message *m = audit_message(w, i);
-            if (a->refs[i] == 0 && !(m->flags & MESSAGE_AGING)) return "a message that nobody waits for is kept";
+            if (a->refs[i] == 0 && !(m->flags & MESSAGE_AGING))
+                return "a message that nobody waits for is kept";
             held += a->refs[i] == 0;
         }
         if (held != w->tokens[record].held) return "a token's held != what nobody is getting";
@@ -359,17 +399,21 @@ static inline const char *audit_held(const struct exportws *w, struct audit *a)
     for (uint32_t i = w->all.first; i != NONE; i = audit_message(w, i)->next)
         if (a->refs[i] == 0) return "a broadcast that nobody waits for is kept";
     for (uint32_t i = 0; i < w->block_count; i++)
-        if (a->linked[i] && audit_message(w, i)->refs != a->refs[i]) return "references != sessions that wait";
+        if (a->linked[i] && audit_message(w, i)->refs != a->refs[i])
+            return "references != sessions that wait";
     return a->held != w->held ? "held != the sum of all tokens" : NULL;
 }
 
 static inline const char *audit_ageing(const struct exportws *w, struct audit *a)
 {
     uint32_t before = NONE, count = 0;
-    for (uint32_t i = w->aging.first; i != NONE; before = i, i = audit_message(w, i)->age_next, count++) {
+    for (uint32_t i = w->aging.first; i != NONE;
+         before = i, i = audit_message(w, i)->age_next, count++) {
         const struct message *m = audit_message(w, i);
-        if (a->linked[i] != 1 || !(m->flags & MESSAGE_AGING) || m->age_prev != before) return "the list by age is broken";
-        if (before != NONE && audit_message(w, before)->due_ms > m->due_ms) return "the list by age is out of order";
+        if (a->linked[i] != 1 || !(m->flags & MESSAGE_AGING) || m->age_prev != before)
+            return "the list by age is broken";
+        if (before != NONE && audit_message(w, before)->due_ms > m->due_ms)
+            return "the list by age is out of order";
         a->linked[i] = 2;
     }
     if (w->aging.last != before) return "the list by age has another last member";
@@ -384,7 +428,8 @@ static inline const char *audit_buffer(const struct exportws *w, struct audit *a
         if (i >= w->block_count || a->block[i]++) return "a free block is in use, or free twice";
     if (unused != w->blocks_free) return "blocks_free != free blocks";
     if (used + unused != w->block_count) return "a block is lost";
-    if (used - a->drafts > w->block_count - w->reserve) return "the reserve is used for what is no draft";
+    if (used - a->drafts > w->block_count - w->reserve)
+        return "the reserve is used for what is no draft";
     return a->private_blocks != w->blocks_private ? "blocks_private != blocks of rests" : NULL;
 }
 
@@ -394,12 +439,15 @@ static inline const char *audit_addresses(const struct exportws *w, struct audit
     uint32_t records = 0, sessions = 0;
     if (w->o.per_address == 0) return NULL;
     for (uint32_t bucket = 0; bucket <= w->address_mask; bucket++)
-        for (uint32_t i = w->address_buckets[bucket]; i != NONE; i = w->addresses[i].next, records++) {
+        for (uint32_t i = w->address_buckets[bucket]; i != NONE;
+             i = w->addresses[i].next, records++) {
             uint32_t here = 0;
             if (i >= w->capacity || a->address[i]++) return "an address is in two buckets";
             for (uint32_t k = 0; k < w->capacity; k++)
-                here += w->conns[k].state == CONN_OPEN && memcmp(w->conns[k].address, w->addresses[i].bytes, 16) == 0;
-            if (here == 0 || here != w->addresses[i].sessions) return "an address has another number of sessions";
+                here += w->conns[k].state == CONN_OPEN &&
+                        memcmp(w->conns[k].address, w->addresses[i].bytes, 16) == 0;
+            if (here == 0 || here != w->addresses[i].sessions)
+                return "an address has another number of sessions";
             if (here > w->o.per_address) return "more sessions from an address than per_address";
             sessions += here;
         }
@@ -419,7 +467,8 @@ static inline const char *audit_counts(const struct exportws *w, struct audit *a
     if (w->m->opened - closed != w->sessions) return "opened - closed != sessions";
     for (uint32_t i = w->left_first; i != NONE; last = i, i = w->conns[i].next) {
         if (i >= w->capacity || ++left > w->capacity) return "the list of those who left is broken";
-        if (w->conns[i].state == CONN_OPEN || w->conns[i].state == CONN_FREE) return "one who left is still here";
+        if (w->conns[i].state == CONN_OPEN || w->conns[i].state == CONN_FREE)
+            return "one who left is still here";
     }
     if (w->left_last != last) return "the list of those who left has another last member";
     if (w->in_turn || w->in_log || w->answers_used > 0) return "a turn is not over";
@@ -430,7 +479,7 @@ static inline const char *audit_counts(const struct exportws *w, struct audit *a
 static inline const char *audit(const struct exportws *w)
 {
     static const char *(*const checks[])(const struct exportws *, struct audit *) = {
-        audit_slots, audit_polls, audit_timers, audit_inputs, audit_tokens, audit_queues,
+        audit_slots, audit_polls,  audit_timers, audit_inputs,    audit_tokens, audit_queues,
         audit_held,  audit_ageing, audit_buffer, audit_addresses, audit_counts};
     static struct audit a;
     const char *wrong = NULL;
@@ -452,7 +501,9 @@ static inline const char *audit_left(const struct exportws *w, uint32_t sessions
     if (w->pushers != 0) return "a pusher's slot was not given back";
     if (w->blocks_free != w->block_count) return "a block was not given back";
     if (w->free_inputs != w->input_count || w->waiting != 0) return "an input was not given back";
-    return w->held != 0 || w->left_first != NONE || w->expired != NONE ? "something is held, or somebody was not told of" : NULL;
+    return w->held != 0 || w->left_first != NONE || w->expired != NONE
+             ? "something is held, or somebody was not told of"
+             : NULL;
 }
 
 #endif

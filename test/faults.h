@@ -1,17 +1,22 @@
-/* faults.h - a server in this process whose system calls fail on demand; its clock and its peers are the test's
+/* faults.h - a server in this process whose system calls fail on demand; its clock and its peers
+ * are the test's
  *
- *     struct world s;
+ *     static struct world s;
  *     faults_clear();
+ *     world_init(&s, "example");       then change s.o
+ *     world_doors(&s);
+ *     world_start(&s);
  *     faults.plan = (struct fault){CALL_SEND, 3, 1, EPIPE};    the third send() fails, once
- *     world_open(&s, "unix", NULL);
  *     struct peer *a = world_join(&s, "a");
  *     peer_frame(a, OP_TEXT, "m1");
  *     world_settle(&s);
+ *     want_got(&s, a, "101 ...");
+ *     world_end(&s);                   s.wrong is "", or says what was wrong
  *
- * Comes instead of exportws.c, which it includes. Link with FAULTS_WRAP, see below: every system call that the server
- * makes goes through __wrap_*, which counts it and fails it when the plan says so, but only while the server runs
- * (INSIDE); what the test itself does goes to __real_*. Neither poll() nor the clock ever waits: time stands still
- * until clock_pass(). */
+ * Comes instead of exportws.c, which it includes. Link with FAULTS_WRAP, see below: every system
+ * call that the server makes goes through __wrap_*, which counts it and fails it when the plan says
+ * so, but only while the server runs (INSIDE); what the test itself does goes to __real_*. Neither
+ * poll() nor the clock ever waits: time stands still until clock_pass(). */
 #ifndef EXPORTWS_TEST_FAULTS_H
 #define EXPORTWS_TEST_FAULTS_H
 
@@ -32,32 +37,52 @@
 #include "audit.h"
 
 /* FAULTS_WRAP: -Wl,--wrap=NAME for each of
- *   poll accept recv send close fcntl socket bind listen getsockname setsockopt pipe read write shutdown open connect
- *   unlink lstat getsockopt clock_gettime */
+ *     poll accept recv send close fcntl socket bind listen getsockname setsockopt pipe read write
+ *     shutdown open connect unlink lstat getsockopt clock_gettime */
 
 enum fault_call {
-    CALL_POLL, CALL_ACCEPT, CALL_RECV, CALL_SEND, CALL_CLOSE, CALL_FCNTL, CALL_SOCKET, CALL_BIND, CALL_LISTEN,
-    CALL_GETSOCKNAME, CALL_SETSOCKOPT, CALL_PIPE, CALL_READ, CALL_WRITE, CALL_SHUTDOWN, CALL_OPEN, CALL_CONNECT,
-    CALL_UNLINK, CALL_LSTAT, CALL_GETSOCKOPT, CALL_CLOCK, CALLS
+    CALL_POLL,
+    CALL_ACCEPT,
+    CALL_RECV,
+    CALL_SEND,
+    CALL_CLOSE,
+    CALL_FCNTL,
+    CALL_SOCKET,
+    CALL_BIND,
+    CALL_LISTEN,
+    CALL_GETSOCKNAME,
+    CALL_SETSOCKOPT,
+    CALL_PIPE,
+    CALL_READ,
+    CALL_WRITE,
+    CALL_SHUTDOWN,
+    CALL_OPEN,
+    CALL_CONNECT,
+    CALL_UNLINK,
+    CALL_LSTAT,
+    CALL_GETSOCKOPT,
+    CALL_CLOCK,
+    CALLS
 };
 
 static const char *const fault_names[CALLS] = {
-    "poll", "accept", "recv", "send", "close", "fcntl", "socket", "bind", "listen", "getsockname", "setsockopt",
-    "pipe", "read", "write", "shutdown", "open", "connect", "unlink", "lstat",
-    "getsockopt", "clock_gettime"};
+    "poll",     "accept", "recv",        "send",       "close", "fcntl",      "socket",
+    "bind",     "listen", "getsockname", "setsockopt", "pipe",  "read",       "write",
+    "shutdown", "open",   "connect",     "unlink",     "lstat", "getsockopt", "clock_gettime"};
 
 enum {
-    FAULT_SHORT = -1,    /* comes back short by one byte */
-    FAULT_BYTE = -2,     /* comes back with one byte */
-    FAULT_HOUR = -3,     /* the clock is an hour further than a moment ago */
-    FAULT_STILL = -4,    /* the clock stands still */
+    FAULT_SHORT = -1, /* comes back short by one byte */
+    FAULT_BYTE = -2,  /* comes back with one byte */
+    FAULT_HOUR = -3,  /* the clock is an hour further than a moment ago */
+    FAULT_STILL = -4, /* the clock stands still */
     FAULT_FDS = 1024,
-    FDS_MOST = 96,       /* a run needs fewer descriptors */
-    FAULT_USES = 200000, /* more calls than that in one run is a loop without end */
+    FDS_MOST = 96,           /* a run needs fewer descriptors */
+    FAULT_USES = 200000,     /* more calls than that in one run is a loop without end */
     CLOCK_START_MS = 5000000 /* the clock of time since boot, at a run's start */
 };
 
-/* The uses n, n + 1 .. n + times - 1 of a call fail; times 0: none does, UINT_MAX: all from n on. */
+/* The uses n, n + 1 .. n + times - 1 of a call fail; times 0: none does, UINT_MAX: all from n on.
+ */
 struct fault {
     unsigned call, n, times;
     int error;
@@ -65,14 +90,14 @@ struct fault {
 
 static struct faults {
     struct fault plan;
-    int inside;              /* the server is running: its calls are counted */
+    int inside; /* the server is running: its calls are counted */
     unsigned uses[CALLS], all;
     unsigned injected;
-    uint8_t hit[FAULT_FDS];  /* descriptors whose own call was the one */
+    uint8_t hit[FAULT_FDS]; /* descriptors whose own call was the one */
     uint64_t monotonic_us, realtime_us, still_us;
-    unsigned look_us;        /* time that passes with every look at the clock */
-    unsigned polled;         /* set it to 0, */
-    int poll_timeout;        /* and this is what the server asks for next */
+    unsigned look_us; /* time that passes with every look at the clock */
+    unsigned polled;  /* set it to 0, */
+    int poll_timeout; /* and this is what the server asks for next */
 } faults;
 
 static inline void faults_clear(void)
@@ -103,12 +128,28 @@ static inline const char *fault_error_name(int error)
     static const struct {
         int error;
         const char *name;
-    } rows[] = {{FAULT_SHORT, "short"}, {FAULT_BYTE, "byte"}, {FAULT_HOUR, "hour"},
-                {FAULT_STILL, "still"}, {EINTR, "EINTR"}, {EAGAIN, "EAGAIN"},
-                {ECONNRESET, "ECONNRESET"}, {EPIPE, "EPIPE"}, {ECONNABORTED, "ECONNABORTED"}, {EMFILE, "EMFILE"},
-                {ENFILE, "ENFILE"}, {ENOBUFS, "ENOBUFS"}, {ENOMEM, "ENOMEM"}, {ETIMEDOUT, "ETIMEDOUT"},
-                {ENOTCONN, "ENOTCONN"}, {EADDRINUSE, "EADDRINUSE"}, {EACCES, "EACCES"}, {EINVAL, "EINVAL"},
-                {EAFNOSUPPORT, "EAFNOSUPPORT"}, {EADDRNOTAVAIL, "EADDRNOTAVAIL"}, {ENOENT, "ENOENT"}, {EIO, "EIO"},
+    } rows[] = {{FAULT_SHORT, "short"},
+                {FAULT_BYTE, "byte"},
+                {FAULT_HOUR, "hour"},
+                {FAULT_STILL, "still"},
+                {EINTR, "EINTR"},
+                {EAGAIN, "EAGAIN"},
+                {ECONNRESET, "ECONNRESET"},
+                {EPIPE, "EPIPE"},
+                {ECONNABORTED, "ECONNABORTED"},
+                {EMFILE, "EMFILE"},
+                {ENFILE, "ENFILE"},
+                {ENOBUFS, "ENOBUFS"},
+                {ENOMEM, "ENOMEM"},
+                {ETIMEDOUT, "ETIMEDOUT"},
+                {ENOTCONN, "ENOTCONN"},
+                {EADDRINUSE, "EADDRINUSE"},
+                {EACCES, "EACCES"},
+                {EINVAL, "EINVAL"},
+                {EAFNOSUPPORT, "EAFNOSUPPORT"},
+                {EADDRNOTAVAIL, "EADDRNOTAVAIL"},
+                {ENOENT, "ENOENT"},
+                {EIO, "EIO"},
                 {ECONNREFUSED, "ECONNREFUSED"}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         if (rows[i].error == error) return rows[i].name;
@@ -124,7 +165,8 @@ static inline int fault_hits(unsigned call, int fd)
     if (++faults.all == FAULT_USES) fail_msg("%s: the server calls without end", fault_names[call]);
     unsigned use = ++faults.uses[call];
     const struct fault *plan = &faults.plan;
-    if (plan->times == 0 || plan->call != call || use < plan->n || use - plan->n >= plan->times) return 0;
+    if (plan->times == 0 || plan->call != call || use < plan->n || use - plan->n >= plan->times)
+        return 0;
     faults.injected++;
     if (fd >= 0 && fd < FAULT_FDS) faults.hit[fd] = 1;
     if (plan->error > 0) errno = plan->error;
@@ -142,12 +184,12 @@ static inline size_t fault_less(size_t n)
     return n <= 1 || faults.plan.error == FAULT_BYTE ? n > 0 : n - 1;
 }
 
-#define WRAP(type, name, parameters)    \
-    extern type __real_##name parameters; \
-    type __wrap_##name parameters;        \
+#define WRAP(type, name, parameters)                                                               \
+    extern type __real_##name parameters;                                                          \
+    type __wrap_##name parameters;                                                                 \
     type __wrap_##name parameters
 
-WRAP(int, poll, (struct pollfd *fds, nfds_t n, int timeout_ms))
+WRAP(int, poll, (struct pollfd * fds, nfds_t n, int timeout_ms))
 {
     if (!faults.inside) return __real_poll(fds, n, timeout_ms);
     if (!faults.polled++) faults.poll_timeout = timeout_ms;
@@ -221,10 +263,7 @@ WRAP(int, setsockopt, (int fd, int level, int name, const void *value, socklen_t
     return fault_fails(CALL_SETSOCKOPT, fd) ? -1 : __real_setsockopt(fd, level, name, value, size);
 }
 
-WRAP(int, pipe, (int fds[2]))
-{
-    return fault_fails(CALL_PIPE, -1) ? -1 : __real_pipe(fds);
-}
+WRAP(int, pipe, (int fds[2])) { return fault_fails(CALL_PIPE, -1) ? -1 : __real_pipe(fds); }
 
 WRAP(ssize_t, read, (int fd, void *p, size_t n))
 {
@@ -276,7 +315,9 @@ WRAP(int, clock_gettime, (clockid_t which, struct timespec *now))
     if (hit && faults.plan.error == FAULT_HOUR) clock_pass(3600000);
     faults.monotonic_us += faults.inside ? faults.look_us : 0;
     if (!faults.still_us || !still) faults.still_us = faults.monotonic_us;
-    uint64_t us = which != CLOCK_MONOTONIC ? faults.realtime_us : still ? faults.still_us : faults.monotonic_us;
+    uint64_t us = which != CLOCK_MONOTONIC ? faults.realtime_us
+                : still                    ? faults.still_us
+                                           : faults.monotonic_us;
     now->tv_sec = (time_t)(us / 1000000);
     now->tv_nsec = (long)(us % 1000000) * 1000;
     return 0;
@@ -297,8 +338,8 @@ static inline unsigned fds_open(void)
 
 enum { PEERS = 12, PEER_BYTES = 8192, PEER_GOT = 1024 };
 
-/* A client or a pusher that reads what the server says, strictly. Behind its close frame a server may still answer a
- * ping (RFC 6455, 5.5.2). */
+/* A client or a pusher that reads what the server says, strictly. Behind its close frame a server
+ * may still answer a ping (RFC 6455, 5.5.2). */
 struct peer {
     int fd;             /* -1: none */
     uint8_t web;        /* it is a WebSocket by now */
@@ -308,9 +349,9 @@ struct peer {
     uint8_t reset;      /* by a reset */
     size_t n, total;    /* bytes that are not parsed yet, and all that came */
     uint8_t bytes[PEER_BYTES];
-    char got[PEER_GOT]; /* statuses and messages, each with a space behind it */
+    char got[PEER_GOT];  /* statuses and messages, each with a space behind it */
     char body[PEER_GOT]; /* of the last response */
-    const char *broken; /* what it said that no server may */
+    const char *broken;  /* what it said that no server may */
 };
 
 static inline void peer_add(struct peer *p, const char *words, size_t n)
@@ -373,7 +414,8 @@ static inline void peer_close_came(struct peer *p, const uint8_t *payload, size_
     unsigned code = n >= 2 ? (unsigned)payload[0] << 8 | payload[1] : 1005;
     snprintf(word, sizeof word, "close:%u", code);
     peer_add(p, word, strlen(word));
-    if (n == 1 || (n >= 2 && !utf8_valid(payload + 2, n - 2))) p->broken = "a close frame that is none";
+    if (n == 1 || (n >= 2 && !utf8_valid(payload + 2, n - 2)))
+        p->broken = "a close frame that is none";
     if (!p->mute) peer_frame_close(p, n >= 2 ? code : 1000);
     p->closing = 1;
 }
@@ -386,7 +428,8 @@ static inline size_t peer_frame_take(struct peer *p)
     if (p->n < 2) return 0;
     unsigned opcode = b[0] & 15;
     if ((b[0] & 0xf0) != 0x80 || size > 126) p->broken = "a frame's head that no server sends";
-    if (opcode != 1 && opcode != 2 && opcode != 8 && opcode != 9 && opcode != 10) p->broken = "an unknown opcode";
+    if (opcode != 1 && opcode != 2 && opcode != 8 && opcode != 9 && opcode != 10)
+        p->broken = "an unknown opcode";
     if (opcode >= 8 && size > 125) p->broken = "a control frame that is too long";
     if (p->broken) return 0;
     if (size == 126) {
@@ -477,7 +520,8 @@ struct world {
     int strict;       /* what is wanted must come true */
     int gone;         /* exportws_step said so */
     char paths[2][108];
-    unsigned fds_before, fds_idle; /* descriptors without the server, and with it but nobody there */
+    unsigned fds_before,
+        fds_idle; /* descriptors without the server, and with it but nobody there */
     unsigned opens, closes, messages, spins;
     char heard[PEER_GOT]; /* what clients said to the server */
     char wrong[256];      /* the first thing that was not as it should be */
@@ -497,28 +541,34 @@ static void world_on_open(void *user, exportws_id session, const char *token)
 {
     struct world *s = user;
     s->opens++;
-    if (!session_find(s->w, session) || *token == '\0') world_wrong(s, "on_open for what is no session");
+    if (!session_find(s->w, session) || *token == '\0')
+        world_wrong(s, "on_open for what is no session");
 }
 
 /* "echo..." is sent back, "bye" ends the session, "push" sends something to "b". */
-static void world_on_message(void *user, exportws_id session, const char *token, const void *data, size_t size, int kind)
+static void world_on_message(void *user, exportws_id session, const char *token, const void *data,
+                             size_t size, int kind)
 {
     struct world *s = user;
     size_t used = strlen(s->heard);
     (void)token;
     s->messages++;
-    if (used + size + 2 < sizeof s->heard) snprintf(s->heard + used, size + 2, "%.*s ", (int)size, (const char *)data);
+    if (used + size + 2 < sizeof s->heard)
+        snprintf(s->heard + used, size + 2, "%.*s ", (int)size, (const char *)data);
     if (size >= 4 && memcmp(data, "echo", 4) == 0) exportws_reply(s->w, session, data, size, kind);
     if (size == 3 && memcmp(data, "bye", 3) == 0) exportws_close(s->w, session, 3000, "bye");
-    if (size == 4 && memcmp(data, "push", 4) == 0) exportws_send(s->w, "b", "b", 1, EXPORTWS_BINARY);
+    if (size == 4 && memcmp(data, "push", 4) == 0)
+        exportws_send(s->w, "b", "b", 1, EXPORTWS_BINARY);
 }
 
 static void world_on_close(void *user, exportws_id session, const char *token, int reason, int code)
 {
     struct world *s = user;
     s->closes++;
-    if (session_find(s->w, session) || *token == '\0') world_wrong(s, "on_close for a session that is open");
-    if (reason < 0 || reason >= EXPORTWS_REASONS || code < 1000 || code > 4999) world_wrong(s, "on_close: code %d", code);
+    if (session_find(s->w, session) || *token == '\0')
+        world_wrong(s, "on_close for a session that is open");
+    if (reason < 0 || reason >= EXPORTWS_REASONS || code < 1000 || code > 4999)
+        world_wrong(s, "on_close: code %d", code);
 }
 
 static void world_on_log(void *user, int level, const char *line)
@@ -534,7 +584,8 @@ static inline void world_options(struct world *s)
     exportws_options *o = &s->o;
     exportws_defaults(o);
     o->capacity = 4, o->handshakes = 3, o->pushers = 2, o->per_token = 2, o->queue = 3;
-    o->max_token_bytes = 16, o->max_message_bytes = 64, o->max_push_bytes = 700, o->buffer_bytes = 8192;
+    o->max_token_bytes = 16, o->max_message_bytes = 64, o->max_push_bytes = 700,
+    o->buffer_bytes = 8192;
     o->hold_ms = 5000;
     o->on_open = world_on_open, o->on_message = world_on_message, o->on_close = world_on_close;
     o->on_log = world_on_log;
@@ -544,7 +595,8 @@ static inline void world_options(struct world *s)
 
 enum { WORLD_MEMORY = 1 << 20 };
 
-/* Memory whose end touches a page that may not be touched; it is always the same, filled with rubbish. */
+/* Memory whose end touches a page that may not be touched; it is always the same, filled with
+ * rubbish. */
 static inline uint8_t *world_memory(size_t bytes)
 {
     static uint8_t *end;
@@ -567,7 +619,8 @@ static inline const char *world_folder(void)
 {
     static char folder[64];
     if (folder[0] == '\0') {
-        const char *memory = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp"; /* there a bind() costs less */
+        const char *memory =
+            access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp"; /* there a bind() costs less */
         snprintf(folder, sizeof folder, "%s/exportws-faults.XXXXXX", memory);
         assert_non_null(mkdtemp(folder));
     }
@@ -614,17 +667,22 @@ static inline int world_turn_by_host(struct world *s)
     return INSIDE(exportws_dispatch(s->w, fds, (size_t)n));
 }
 
-/* All that changes when something was done; a turn with events and without that is a turn in vain. */
+/* All that changes when something was done; a turn with events and without that is a turn in vain.
+ */
 static inline uint64_t world_progress(const struct world *s)
 {
     const struct exportws *w = s->w;
-    uint64_t sum = w->m->bytes_sent + w->m->bytes_received + w->m->pushed + w->m->posts_refused + w->m->opened;
+    uint64_t sum =
+        w->m->bytes_sent + w->m->bytes_received + w->m->pushed + w->m->posts_refused + w->m->opened;
     for (unsigned i = 0; i < EXPORTWS_REASONS; i++) sum = sum * 3 + w->m->closed[i];
     for (unsigned i = 0; i < STATUSES; i++) sum = sum * 3 + w->m->refused[i];
-    sum = sum * 31 + w->poll_count, sum = sum * 31 + w->blocks_free, sum = sum * 31 + w->free_inputs;
-    sum = sum * 31 + w->waiting, sum = sum * 31 + w->held, sum = sum * 31 + w->seats, sum = sum * 31 + w->stopping;
+    sum = sum * 31 + w->poll_count, sum = sum * 31 + w->blocks_free,
+    sum = sum * 31 + w->free_inputs;
+    sum = sum * 31 + w->waiting, sum = sum * 31 + w->held, sum = sum * 31 + w->seats,
+    sum = sum * 31 + w->stopping;
     sum = sum * 31 + w->accept_paused;
-    for (size_t i = 0; i < s->peer_count; i++) sum = sum * 7 + s->peers[i].total + s->peers[i].ended;
+    for (size_t i = 0; i < s->peer_count; i++)
+        sum = sum * 7 + s->peers[i].total + s->peers[i].ended;
     return sum;
 }
 
@@ -641,7 +699,8 @@ static inline void world_pump(struct world *s)
         if (fds[i].revents != 0) peer_pump(&s->peers[i]);
 }
 
-/* One turn, then everybody reads. 2: something moved; 1: there were events, but in vain; 0: nothing. */
+/* One turn, then everybody reads. 2: something moved; 1: there were events, but in vain; 0:
+ * nothing. */
 static inline int world_turn(struct world *s)
 {
     uint64_t before = world_progress(s);
@@ -657,8 +716,8 @@ static inline int world_turn(struct world *s)
     return moved ? 2 : events > 0;
 }
 
-/* Turns until nothing moves any more; a door that is paused is waited for, and so is, for three rounds, who waits for an
- * input buffer. */
+/* Turns until nothing moves any more; a door that is paused is waited for, and so is, for three
+ * rounds, who waits for an input buffer. */
 static inline void world_settle(struct world *s)
 {
     unsigned idle = 0, vain = 0, waited = 0, most = 1;
@@ -667,7 +726,8 @@ static inline void world_settle(struct world *s)
         int did = world_turn(s);
         if (did == 2) idle = 0;
         else if (did == 0 || vain++ > 1) idle++;
-        /* one more idle turn where a call may have failed, and some where only sweeps hear everybody */
+        /* one more idle turn where a call may have failed, and some where only sweeps hear
+         * everybody */
         most = s->tick_ms > 0 ? 6 : s->w->accept_paused || s->w->waiting > 0 || !whole ? 2 : 1;
         if (idle == 1 && s->w->accept_paused && s->strict) clock_pass(ACCEPT_RETRY_MS);
         if (idle == most && s->w->waiting > 0 && waited++ < 3) clock_pass(WAIT_RETRY_MS), idle = 0;
@@ -690,16 +750,19 @@ static inline struct peer *world_dial(struct world *s, int door)
     assert_int_equal(__real_getsockname(s->w->doors[door].fd, &to.any, &size), 0);
     p->fd = __real_socket(to.any.sa_family, SOCK_STREAM, 0);
     assert_true(p->fd >= 0);
-    if (__real_connect(p->fd, &to.any, size) < 0) fail_msg("%s: connect: %s", s->name, strerror(errno));
+    if (__real_connect(p->fd, &to.any, size) < 0)
+        fail_msg("%s: connect: %s", s->name, strerror(errno));
     return p;
 }
 
 static inline void peer_ask(struct peer *p, const char *token)
 {
     char text[256];
-    snprintf(text, sizeof text, "GET /app/ws/export-task/%s HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\n"
+    snprintf(text, sizeof text,
+             "GET /app/ws/export-task/%s HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\n"
              "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", token);
+             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+             token);
     peer_say(p, text);
 }
 
@@ -712,17 +775,15 @@ static inline struct peer *world_join(struct world *s, const char *token)
     return p;
 }
 
-static inline struct peer *world_pusher(struct world *s)
-{
-    return world_dial(s, EXPORTWS_PUSH);
-}
+static inline struct peer *world_pusher(struct world *s) { return world_dial(s, EXPORTWS_PUSH); }
 
 /* POST with a body; token "": to all. */
 static inline void peer_post(struct peer *p, const char *token, const char *body)
 {
     char text[1024];
-    snprintf(text, sizeof text, "POST /app/ws/export-task/%s HTTP/1.1\r\nHost: h\r\nContent-Length: %u\r\n\r\n%s", token,
-             (unsigned)strlen(body), body);
+    snprintf(text, sizeof text,
+             "POST /app/ws/export-task/%s HTTP/1.1\r\nHost: h\r\nContent-Length: %u\r\n\r\n%s",
+             token, (unsigned)strlen(body), body);
     peer_say(p, text);
 }
 
@@ -730,7 +791,8 @@ static inline void peer_post(struct peer *p, const char *token, const char *body
 static inline struct conn *world_slot(struct world *s, const char *token)
 {
     for (uint32_t i = 0; i < s->w->capacity; i++)
-        if (s->w->conns[i].state == CONN_OPEN && strcmp(audit_name(s->w, i), token) == 0) return &s->w->conns[i];
+        if (s->w->conns[i].state == CONN_OPEN && strcmp(audit_name(s->w, i), token) == 0)
+            return &s->w->conns[i];
     return NULL;
 }
 
@@ -766,7 +828,8 @@ static inline void want_ended(struct world *s, struct peer *p)
 
 static inline void want_number(struct world *s, const char *what, uint64_t got, uint64_t want)
 {
-    if (s->strict && got != want) world_wrong(s, "%s: %lu instead of %lu", what, (unsigned long)got, (unsigned long)want);
+    if (s->strict && got != want)
+        world_wrong(s, "%s: %lu instead of %lu", what, (unsigned long)got, (unsigned long)want);
 }
 
 static inline void want_text(struct world *s, const char *what, const char *got, const char *want)

@@ -1,5 +1,6 @@
-/* Time: how long the server would sleep, that each deadline comes when it is due and not before, a clock that jumps an
- * hour ahead, one that stands still, and one that has run for very long. The clock is the test's: see faults.h. */
+/* Time: how long the server would sleep, that each deadline comes when it is due and not before, a
+ * clock that jumps an hour ahead, one that stands still, and one that has run for very long. The
+ * clock is the test's: see faults.h. */
 #include "faults.h"
 
 static struct world s;
@@ -35,15 +36,9 @@ static int sleeps(int most)
 
 /* ===== What is due when: each row makes something wait, for `ms` in all ===== */
 
-static void await_handshake(void)
-{
-    world_dial(&s, EXPORTWS_CLIENTS);
-}
+static void await_handshake(void) { world_dial(&s, EXPORTWS_CLIENTS); }
 
-static void await_ping(void)
-{
-    world_join(&s, "a");
-}
+static void await_ping(void) { world_join(&s, "a"); }
 
 static void await_pong(void)
 {
@@ -68,13 +63,15 @@ static void await_write(void)
     a->deaf = 1;
     __real_setsockopt(c->fd, SOL_SOCKET, SO_SNDBUF, &little, sizeof little);
     memset(text, '.', sizeof text);
-    for (int i = 0; i < 30 && c->queued == 0; i++) exportws_send(s.w, "a", text, sizeof text, EXPORTWS_TEXT);
+    for (int i = 0; i < 30 && c->queued == 0; i++)
+        exportws_send(s.w, "a", text, sizeof text, EXPORTWS_TEXT);
     assert_true(c->queued > 0);
 }
 
 static void await_body(void)
 {
-    peer_say(world_pusher(&s), "POST /app/ws/export-task/a HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nm1");
+    peer_say(world_pusher(&s),
+             "POST /app/ws/export-task/a HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nm1");
 }
 
 static void await_request(void)
@@ -112,15 +109,9 @@ static uint64_t seen_expired(void) { return s.w->m->expired; }
 static uint64_t seen_opened(void) { return s.w->m->opened; }
 static uint64_t seen_stopped(void) { return s.w->stopped; }
 
-static void set_long_close(exportws_options *o)
-{
-    o->close_timeout_ms = 9000;
-}
+static void set_long_close(exportws_options *o) { o->close_timeout_ms = 9000; }
 
-static void set_long_hold(exportws_options *o)
-{
-    o->hold_ms = 90000;
-}
+static void set_long_hold(exportws_options *o) { o->hold_ms = 90000; }
 
 static const struct due {
     const char *name;
@@ -141,7 +132,8 @@ static const struct due {
     {"draining", await_drain, 5000, seen_stopped, set_long_close},
 };
 
-/* The loop would sleep just so long, and less only when it is told to; then it happens, not a millisecond before. */
+/* The loop would sleep just so long, and less only when it is told to; then it happens, not a
+ * millisecond before. */
 static void deadlines_come_when_due(void **state)
 {
     (void)state;
@@ -152,12 +144,15 @@ static void deadlines_come_when_due(void **state)
         due->wait();
         world_settle(&s);
         if (sleeps(-1) != due->ms) fail_msg("%s: sleeps %d ms", due->name, faults.poll_timeout);
-        if (sleeps(due->ms + 1) != due->ms) fail_msg("%s: sleeps %d ms, not less", due->name, faults.poll_timeout);
-        if (sleeps(7) != 7) fail_msg("%s: sleeps %d instead of 7 ms", due->name, faults.poll_timeout);
+        if (sleeps(due->ms + 1) != due->ms)
+            fail_msg("%s: sleeps %d ms, not less", due->name, faults.poll_timeout);
+        if (sleeps(7) != 7)
+            fail_msg("%s: sleeps %d instead of 7 ms", due->name, faults.poll_timeout);
         clock_pass((uint64_t)due->ms - 1);
         world_settle(&s);
         if (due->seen() != 0) fail_msg("%s: too early", due->name);
-        if (sleeps(-1) != 1) fail_msg("%s: sleeps %d instead of 1 ms", due->name, faults.poll_timeout);
+        if (sleeps(-1) != 1)
+            fail_msg("%s: sleeps %d instead of 1 ms", due->name, faults.poll_timeout);
         clock_pass(1);
         world_settle(&s);
         if (due->seen() != 1) fail_msg("%s: too late", due->name);
@@ -196,7 +191,8 @@ static void work_that_is_left_does_not_sleep(void **state)
     begin(0);
     s.o.max_push_bytes = 65536;
     world_start(&s);
-    for (int i = 0; i < POSTS_A_TURN + 1; i++) assert_int_equal(exportws_post(s.w, NULL, "m", 1, EXPORTWS_TEXT), 0);
+    for (int i = 0; i < POSTS_A_TURN + 1; i++)
+        assert_int_equal(exportws_post(s.w, NULL, "m", 1, EXPORTWS_TEXT), 0);
     assert_int_equal(sleeps(-1), -1);
     assert_int_equal(s.w->m->pushed, POSTS_A_TURN);
     assert_int_equal(sleeps(-1), 0);
@@ -231,7 +227,8 @@ static void draining_outlasts_the_posts(void **state)
     begin(0);
     s.o.max_push_bytes = 65536;
     world_start(&s);
-    for (int i = 0; i < POSTS_A_TURN + 1; i++) assert_int_equal(exportws_post(s.w, NULL, "m", 1, EXPORTWS_TEXT), 0);
+    for (int i = 0; i < POSTS_A_TURN + 1; i++)
+        assert_int_equal(exportws_post(s.w, NULL, "m", 1, EXPORTWS_TEXT), 0);
     exportws_stop(s.w);
     assert_in_range(INSIDE(exportws_step(s.w, -1)), 0, 1);
     assert_int_equal(s.w->m->posts_refused, POSTS_A_TURN);
@@ -241,7 +238,8 @@ static void draining_outlasts_the_posts(void **state)
     finish();
 }
 
-/* A session that waits for an input buffer may have said something that was not heard: it is not blamed for silence. */
+/* A session that waits for an input buffer may have said something that was not heard: it is not
+ * blamed for silence. */
 static void waiting_session_is_not_silent(void **state)
 {
     uint8_t bytes[64];
@@ -266,18 +264,21 @@ static void waiting_session_is_not_silent(void **state)
 
 /* ===== An hour ahead ===== */
 
-/* All that has a deadline is there when the hour is gone: those who answer stay, all else has timed out. */
+/* All that has a deadline is there when the hour is gone: those who answer stay, all else has timed
+ * out. */
 static void hour_ahead_keeps_those_who_answer(void **state)
 {
     (void)state;
     begin(0);
     world_start(&s);
     struct peer *a = world_join(&s, "a"), *mute = world_join(&s, "m");
-    struct peer *silent = world_dial(&s, EXPORTWS_CLIENTS), *idle = world_pusher(&s), *body = world_pusher(&s);
+    struct peer *silent = world_dial(&s, EXPORTWS_CLIENTS), *idle = world_pusher(&s),
+                *body = world_pusher(&s);
     mute->mute = 1;
     peer_say(idle, "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
     peer_say(body, "POST /app/ws/export-task/a HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nm1");
-    exportws_send(s.w, "a", "m1", 2, EXPORTWS_TEXT), exportws_send(s.w, "x", "m1", 2, EXPORTWS_TEXT);
+    exportws_send(s.w, "a", "m1", 2, EXPORTWS_TEXT),
+        exportws_send(s.w, "x", "m1", 2, EXPORTWS_TEXT);
     world_settle(&s);
     clock_pass(3600000);
     world_settle(&s);
@@ -299,7 +300,8 @@ static void hour_ahead_keeps_those_who_answer(void **state)
     finish();
 }
 
-/* What is in the kernel when the hour is over counts as in time: a pong, the rest of a request, a close. */
+/* What is in the kernel when the hour is over counts as in time: a pong, the rest of a request, a
+ * close. */
 static void hour_ahead_hears_first_what_was_said(void **state)
 {
     (void)state;
@@ -356,7 +358,8 @@ static void clock_standing_still_serves_everybody(void **state)
     (void)state;
     begin(0);
     world_start(&s);
-    struct peer *a = world_join(&s, "a"), *p = world_pusher(&s), *silent = world_dial(&s, EXPORTWS_CLIENTS);
+    struct peer *a = world_join(&s, "a"), *p = world_pusher(&s),
+                *silent = world_dial(&s, EXPORTWS_CLIENTS);
     peer_post(p, "a", "m1"), peer_frame(a, OP_TEXT, "echo1");
     world_settle(&s);
     want_got(&s, a, "101 echo1 m1 ");
@@ -424,14 +427,15 @@ static void cold_sessions_are_heard(void **state)
     many_end();
 }
 
-/* What a sweep costs sets when the next one comes: never more often than every millisecond, never later than in four. */
+/* What a sweep costs sets when the next one comes: never more often than every millisecond, never
+ * later than in four. */
 static void sweeps_keep_their_share(void **state)
 {
     static const struct {
         unsigned cost_us;
         uint32_t gap_us;
-    } paces[] = {{0, SWEEP_FASTEST_US}, {19, SWEEP_FASTEST_US}, {20, 20 * SWEEP_SHARE}, {50, 50 * SWEEP_SHARE},
-                 {80, SWEEP_SLOWEST_US}, {1000, SWEEP_SLOWEST_US}};
+    } paces[] = {{0, SWEEP_FASTEST_US},  {19, SWEEP_FASTEST_US}, {20, 20 * SWEEP_SHARE},
+                 {50, 50 * SWEEP_SHARE}, {80, SWEEP_SLOWEST_US}, {1000, SWEEP_SLOWEST_US}};
     (void)state;
     begin(0);
     many_join();
@@ -440,14 +444,15 @@ static void sweeps_keep_their_share(void **state)
     for (size_t i = 0; i < sizeof paces / sizeof *paces; i++) {
         many_say(0, many_beat, 16);
         INSIDE(exportws_step(s.w, 0)); /* now it is busy, and sweeps instead of polling all */
-        clock_pass(4); /* the sweep is due, but the busy time not over */
+        clock_pass(4);                 /* the sweep is due, but the busy time not over */
         many_say(0, many_beat, 16);
         faults.look_us = paces[i].cost_us;
         INSIDE(exportws_step(s.w, 0));
         faults.look_us = 0;
         assert_int_equal(s.w->unswept, 0);
         assert_int_equal(s.w->sweep_gap_us, paces[i].gap_us);
-        uint32_t most_us = paces[i].gap_us + 2 * paces[i].cost_us; /* counted from before the sweep */
+        uint32_t most_us =
+            paces[i].gap_us + 2 * paces[i].cost_us; /* counted from before the sweep */
         assert_in_range(sleeps(-1), (paces[i].gap_us + 999) / 1000, (most_us + 999) / 1000);
         assert_int_equal(sleeps(0), 0);
     }
@@ -471,7 +476,8 @@ static void cold_is_only_who_is_quiet(void **state)
     many_end();
 }
 
-/* Even when no time passes that would make the next sweep due, and one that is hot keeps the server busy. */
+/* Even when no time passes that would make the next sweep due, and one that is hot keeps the server
+ * busy. */
 static void clock_standing_still_hears_cold_sessions(void **state)
 {
     (void)state;
@@ -487,7 +493,8 @@ static void clock_standing_still_hears_cold_sessions(void **state)
     many_end();
 }
 
-/* The host may do anything between pollfds and dispatch: what it changes is seen in the next round. */
+/* The host may do anything between pollfds and dispatch: what it changes is seen in the next round.
+ */
 static void host_may_send_between_pollfds_and_dispatch(void **state)
 {
     static struct pollfd fds[MANY + 32];
@@ -518,7 +525,8 @@ static void host_may_send_between_pollfds_and_dispatch(void **state)
 /* 49.7 days, 292 years: counters of 32 bits, or of nanoseconds, would turn over. */
 static void clock_far_on_keeps_deadlines(void **state)
 {
-    static const uint64_t starts_ms[] = {0, 1, INT32_MAX - 5000ULL, UINT32_MAX - 5000ULL, 9223372036854ULL - 5000};
+    static const uint64_t starts_ms[] = {0, 1, INT32_MAX - 5000ULL, UINT32_MAX - 5000ULL,
+                                         9223372036854ULL - 5000};
     (void)state;
     for (size_t i = 0; i < sizeof starts_ms / sizeof *starts_ms; i++) {
         begin(0);

@@ -1,14 +1,9 @@
-/* Starting and ending: every size of memory and every misalignment, options that are out of range, addresses, and each
- * system call on the way failing with each errno. What can't start says why and leaves nothing behind. */
+/* Starting and ending: every size of memory and every misalignment, options that are out of range,
+ * addresses, and each system call on the way failing with each errno. What can't start says why and
+ * leaves nothing behind. */
 #include "faults.h"
 
 enum { PATH_ROOM = 128 }; /* more than a Unix socket's path may have */
-
-static int teardown(void **state)
-{
-    (void)state;
-    return 0;
-}
 
 /* Options of the smallest server, with both doors shut. */
 static exportws_options small_options(void)
@@ -22,8 +17,8 @@ static exportws_options small_options(void)
 
 /* ===== Memory ===== */
 
-/* In every size below what is needed nothing is started and nothing is written; in the right one, the server lives in
- * just these bytes: what stands before and behind stays as it is. */
+/* In every size below what is needed nothing is started and nothing is written; in the right one,
+ * the server lives in just these bytes: what stands before and behind stays as it is. */
 static void start_with_every_size(void **state)
 {
     exportws_options o = small_options();
@@ -36,9 +31,11 @@ static void start_with_every_size(void **state)
     for (size_t bytes = 0; bytes <= need + 1; bytes++) {
         why[0] = '\0';
         exportws *w = exportws_start(&o, memory, bytes, why, sizeof why);
-        if ((w != NULL) != (bytes >= need)) fail_msg("%zu of %zu bytes: %s", bytes, need, w ? "started" : why);
+        if ((w != NULL) != (bytes >= need))
+            fail_msg("%zu of %zu bytes: %s", bytes, need, w ? "started" : why);
         if (!w && strcmp(why, "memory is too small") != 0) fail_msg("%zu bytes: %s", bytes, why);
-        if (!w && (memory[0] != 0xa5 || (bytes > 0 && memory[bytes - 1] != 0xa5))) fail_msg("%zu bytes: written to", bytes);
+        if (!w && (memory[0] != 0xa5 || (bytes > 0 && memory[bytes - 1] != 0xa5)))
+            fail_msg("%zu bytes: written to", bytes);
         if (w) assert_int_equal(exportws_step(w, 0), 0);
         if (w && audit(w)) fail_msg("%s", audit(w));
         exportws_end(w);
@@ -151,18 +148,44 @@ static void options_out_of_range_are_named(void **state)
     static const struct {
         void (*set)(exportws_options *);
         const char *name;
-    } wrongs[] = {
-        {set_capacity_0, "capacity"}, {set_capacity_much, "capacity"}, {set_handshakes, "handshakes"},
-        {set_pushers, "pushers"}, {set_per_token, "per-token"}, {set_per_address, "per-address"},
-        {set_max_token, "max-token"}, {set_max_message, "max-message"}, {set_max_push, "max-push"},
-        {set_queue, "queue"}, {set_buffer, "buffer"}, {set_hold, "hold"}, {set_ping, "ping"}, {set_pong, "pong"},
-        {set_handshake_timeout, "handshake-timeout"}, {set_close_timeout, "close-timeout"},
-        {set_write_timeout, "write-timeout"}, {set_drain, "drain"}, {set_path_null, "path"}, {set_path_empty, "path"},
-        {set_path_open, "path"}, {set_path_relative, "path"}, {set_path_blank, "path"}, {set_path_high, "path"},
-        {set_path_query, "path"}, {set_path_long, "path"}, {set_heartbeat_null, "heartbeat"},
-        {set_heartbeat_utf8, "heartbeat"}, {set_heartbeat_long, "heartbeat"}, {set_secret, "push-secret"},
-        {set_origins, "origin"}, {set_listen_empty, "listen"}, {set_listen_port, "listen"}, {set_listen_name, "listen"},
-        {set_listen_v6, "listen"}, {set_push_unix, "push"}, {set_push_fd, "push"}, {set_push_long, "push"}};
+    } wrongs[] = {{set_capacity_0, "capacity"},
+                  {set_capacity_much, "capacity"},
+                  {set_handshakes, "handshakes"},
+                  {set_pushers, "pushers"},
+                  {set_per_token, "per-token"},
+                  {set_per_address, "per-address"},
+                  {set_max_token, "max-token"},
+                  {set_max_message, "max-message"},
+                  {set_max_push, "max-push"},
+                  {set_queue, "queue"},
+                  {set_buffer, "buffer"},
+                  {set_hold, "hold"},
+                  {set_ping, "ping"},
+                  {set_pong, "pong"},
+                  {set_handshake_timeout, "handshake-timeout"},
+                  {set_close_timeout, "close-timeout"},
+                  {set_write_timeout, "write-timeout"},
+                  {set_drain, "drain"},
+                  {set_path_null, "path"},
+                  {set_path_empty, "path"},
+                  {set_path_open, "path"},
+                  {set_path_relative, "path"},
+                  {set_path_blank, "path"},
+                  {set_path_high, "path"},
+                  {set_path_query, "path"},
+                  {set_path_long, "path"},
+                  {set_heartbeat_null, "heartbeat"},
+                  {set_heartbeat_utf8, "heartbeat"},
+                  {set_heartbeat_long, "heartbeat"},
+                  {set_secret, "push-secret"},
+                  {set_origins, "origin"},
+                  {set_listen_empty, "listen"},
+                  {set_listen_port, "listen"},
+                  {set_listen_name, "listen"},
+                  {set_listen_v6, "listen"},
+                  {set_push_unix, "push"},
+                  {set_push_fd, "push"},
+                  {set_push_long, "push"}};
     uint8_t *memory = world_memory(WORLD_MEMORY);
     unsigned fds = fds_open();
     (void)state;
@@ -172,7 +195,8 @@ static void options_out_of_range_are_named(void **state)
         wrongs[i].set(&o);
         snprintf(want, sizeof want, "out of range: %s", wrongs[i].name);
         if (exportws_memory(&o) != 0) fail_msg("row %zu: has a size, but wants %s", i, want);
-        if (exportws_start(&o, memory, WORLD_MEMORY, why, sizeof why)) fail_msg("row %zu: started, but wants %s", i, want);
+        if (exportws_start(&o, memory, WORLD_MEMORY, why, sizeof why))
+            fail_msg("row %zu: started, but wants %s", i, want);
         assert_string_equal(why, want);
     }
     assert_int_equal(exportws_memory(NULL), 0);
@@ -186,7 +210,8 @@ static void options_at_their_bounds_are_fine(void **state)
     const char *origins[1] = {some_origin};
     exportws_options o = small_options();
     (void)state;
-    o.per_token = o.per_address = o.queue = 1, o.max_token_bytes = o.max_message_bytes = o.max_push_bytes = 1;
+    o.per_token = o.per_address = o.queue = 1,
+    o.max_token_bytes = o.max_message_bytes = o.max_push_bytes = 1;
     o.hold_ms = o.drain_ms = 0, o.ping_ms = o.pong_ms = o.handshake_timeout_ms = 1;
     o.close_timeout_ms = o.write_timeout_ms = 1;
     o.path = "/", o.heartbeat = "", o.origins = origins, o.origin_count = 1;
@@ -207,7 +232,8 @@ static void options_at_their_bounds_are_fine(void **state)
 
 enum stale { STALE_NONE, STALE_SOCKET, STALE_IN_USE, STALE_FILE, STALE_DEAF };
 
-/* How a server is started: addresses ("unix:" gets a path), and what stands at the client door's path. */
+/* How a server is started: addresses ("unix:" gets a path), and what stands at the client door's
+ * path. */
 static const struct start {
     const char *name, *listen, *push;
     enum stale stale;
@@ -330,10 +356,13 @@ static int attempt_answers(struct attempt *a)
 static const char *attempt_left(const struct attempt *a, int second)
 {
     enum stale stale = a->start->stale;
-    if (stale == STALE_IN_USE && !path_stands(unix_paths[second])) return "somebody else's socket was removed";
-    if (stale == STALE_FILE && !path_stands(unix_paths[0])) return "a file that is no socket was removed";
+    if (stale == STALE_IN_USE && !path_stands(unix_paths[second]))
+        return "somebody else's socket was removed";
+    if (stale == STALE_FILE && !path_stands(unix_paths[0]))
+        return "a file that is no socket was removed";
     if (faults.plan.call == CALL_UNLINK && faults.injected > 0) return NULL;
-    if (path_stands(unix_paths[!second]) && (stale == STALE_IN_USE || stale == STALE_NONE)) return "a socket's file is left";
+    if (path_stands(unix_paths[!second]) && (stale == STALE_IN_USE || stale == STALE_NONE))
+        return "a socket's file is left";
     if (path_stands(unix_paths[second]) && stale == STALE_NONE) return "a socket's file is left";
     return NULL;
 }
@@ -407,8 +436,8 @@ static void start_row(const struct start *start, unsigned call, int error, unsig
     for (unsigned n = 1; n <= uses; n++)
         for (int ever = 0; ever < 2; ever++) {
             char name[128];
-            snprintf(name, sizeof name, "%s %s %u %s %s", start->name, fault_names[call], n, fault_error_name(error),
-                     ever ? "ever" : "once");
+            snprintf(name, sizeof name, "%s %s %u %s %s", start->name, fault_names[call], n,
+                     fault_error_name(error), ever ? "ever" : "once");
             attempt_run(start, &(struct fault){call, n, ever ? UINT_MAX : 1, error}, name);
         }
 }
@@ -424,7 +453,9 @@ static void start_survives_every_fault(void **state)
         for (int k = 0; k < 6 && start_errors[i].errors[k] != 0; k++) {
             int error = start_errors[i].errors[k];
             /* where that says that nobody listens there, the path may be taken from who does */
-            if (start->stale == STALE_IN_USE && start_errors[i].call == CALL_CONNECT && error == ECONNREFUSED) continue;
+            if (start->stale == STALE_IN_USE && start_errors[i].call == CALL_CONNECT &&
+                error == ECONNREFUSED)
+                continue;
             start_row(start, start_errors[i].call, error, uses[start_errors[i].call]);
         }
 }
@@ -436,8 +467,10 @@ static void start_says_what_the_system_said(void **state)
         unsigned call;
         int error;
         const char *before;
-    } said[] = {{CALL_OPEN, EMFILE, "cannot start: "}, {CALL_PIPE, ENFILE, "cannot start: "},
-                {CALL_READ, EIO, "cannot start: "}, {CALL_FCNTL, EINVAL, "cannot start: "},
+    } said[] = {{CALL_OPEN, EMFILE, "cannot start: "},
+                {CALL_PIPE, ENFILE, "cannot start: "},
+                {CALL_READ, EIO, "cannot start: "},
+                {CALL_FCNTL, EINVAL, "cannot start: "},
                 {CALL_SOCKET, EMFILE, "cannot listen on 127.0.0.1:0: "},
                 {CALL_BIND, EACCES, "cannot listen on 127.0.0.1:0: "},
                 {CALL_LISTEN, EADDRINUSE, "cannot listen on 127.0.0.1:0: "}};
@@ -479,8 +512,10 @@ static void all_addresses_without_ipv6(void **state)
         assert_true(exportws_address(w, EXPORTWS_CLIENTS, address, sizeof address) > 8);
         assert_memory_equal(address, "0.0.0.0:", 8);
         faults.plan = (struct fault){CALL_GETSOCKNAME, 1, 1, ENOBUFS};
-        assert_int_equal(INSIDE(exportws_address(w, EXPORTWS_CLIENTS, address, sizeof address)), EXPORTWS_ABSENT);
-        assert_int_equal(exportws_address(w, EXPORTWS_PUSH, address, sizeof address), EXPORTWS_ABSENT);
+        assert_int_equal(INSIDE(exportws_address(w, EXPORTWS_CLIENTS, address, sizeof address)),
+                         EXPORTWS_ABSENT);
+        assert_int_equal(exportws_address(w, EXPORTWS_PUSH, address, sizeof address),
+                         EXPORTWS_ABSENT);
         exportws_end(w);
     }
 }
@@ -495,13 +530,16 @@ static void end_closes_everything(void **state)
         world_init(&s, "end");
         world_doors(&s);
         world_start(&s);
-        struct peer *a = world_join(&s, "a"), *silent = world_dial(&s, EXPORTWS_CLIENTS), *p = world_pusher(&s);
+        struct peer *a = world_join(&s, "a"), *silent = world_dial(&s, EXPORTWS_CLIENTS),
+                    *p = world_pusher(&s);
         a->deaf = 1;
-        exportws_send(s.w, "a", "m1", 2, EXPORTWS_TEXT), exportws_send(s.w, "x", "m1", 2, EXPORTWS_TEXT);
+        exportws_send(s.w, "a", "m1", 2, EXPORTWS_TEXT),
+            exportws_send(s.w, "x", "m1", 2, EXPORTWS_TEXT);
         exportws_kick(s.w, "a");
         peer_post(p, "a", "m");
         world_settle(&s);
-        if (error > 0) faults.plan = (struct fault){CALL_CLOSE, 1, UINT_MAX, error == 1 ? EINTR : EIO};
+        if (error > 0)
+            faults.plan = (struct fault){CALL_CLOSE, 1, UINT_MAX, error == 1 ? EINTR : EIO};
         faults.inside = 1;
         exportws_end(s.w);
         faults.inside = 0;
@@ -530,8 +568,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(end_closes_everything),
     };
     for (size_t i = 0; i < STARTS; i++)
-        tests[OTHERS + i] = (struct CMUnitTest){starts[i].name, start_survives_every_fault, NULL, teardown,
-                                                (void *)(uintptr_t)&starts[i]};
+        tests[OTHERS + i] = (struct CMUnitTest){starts[i].name, start_survives_every_fault, NULL,
+                                                NULL, (void *)(uintptr_t)&starts[i]};
     if (argc > 1) cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests_name("start", tests, NULL, world_folder_remove);
 }

@@ -37,8 +37,8 @@
  *     ring               what other threads have posted
  *
  * Sections: System, Bytes, SHA-1, Base64, SipHash, UTF-8, HTTP head, Chunks, Targets, Frames,
- * Server, Log, Options, Arena, Timers, Poll set, Messages, Tokens, Output, Addresses, Sessions,
- * Push, Input, Conversation, Responses, Client door, Metrics, Push door, Loop, Doors, API,
+ * Server, Log, Options, Arena, Timers, Poll set, Messages, Tokens, Keeping, Output, Addresses,
+ * Sessions, Push, Input, Conversation, Responses, Client door, Metrics, Push door, Loop, Doors, API,
  * Program.
  *
  * RFC 6455 (WebSocket), RFC 9110 and 9112 (HTTP), RFC 3629 (UTF-8), RFC 4648 (base64), FIPS 180-4
@@ -1564,18 +1564,6 @@ static const uint8_t *message_name(const struct message *m)
     return (const uint8_t *)(m + 1);
 }
 
-/* Takes a free block, or NONE. The reserve is for drafts: a body on its way to sessions that are
- * there must not fail for what is held for others. */
-static uint32_t block_take(struct exportws *w, unsigned kind, int draft)
-{
-    uint32_t block = w->free_block;
-    if (w->blocks_free <= (draft ? 0 : w->reserve)) return NONE;
-    w->free_block = w->links[block];
-    w->blocks_free--;
-    if (kind == 0) w->blocks_private++;
-    return block;
-}
-
 static void message_free(struct exportws *w, uint32_t index)
 {
     struct message *m = message_at(w, index);
@@ -1585,43 +1573,6 @@ static void message_free(struct exportws *w, uint32_t index)
     w->free_block = index;
     w->blocks_free += n;
     if (m->kind == 0) w->blocks_private -= n;
-}
-
-/* A new, empty message that is nowhere yet: its index, or NONE when there is no room. */
-static uint32_t message_new(struct exportws *w, unsigned kind, int draft, const uint8_t *name,
-                            size_t name_size)
-{
-    uint32_t index = block_take(w, kind, draft);
-    if (index == NONE) return NONE;
-    struct message *m = message_at(w, index);
-    memset(m, 0, sizeof *m);
-    m->kind = (uint8_t)kind;
-    m->flags = draft ? MESSAGE_DRAFT : 0;
-    m->last = index;
-    m->next = m->prev = m->age_next = m->age_prev = m->token = NONE;
-    m->name_size = (uint16_t)name_size;
-    if (name_size > 0) memcpy(m + 1, name, name_size);
-    return index;
-}
-
-/* Appends to the payload. 0, or -1 when there is no room: then the message is as far as it came. */
-static int message_append(struct exportws *w, uint32_t index, const uint8_t *p, size_t n)
-{
-    struct message *m = message_at(w, index);
-    while (n > 0) {
-        size_t at = (sizeof *m + m->name_size + m->size) % w->block_bytes;
-        size_t piece = smaller(w->block_bytes - at, n);
-        if (at == 0) {
-            uint32_t block = block_take(w, m->kind, m->flags & MESSAGE_DRAFT);
-            if (block == NONE) return -1;
-            w->links[m->last] = block;
-            m->last = block;
-        }
-        memcpy((uint8_t *)block_at(w, m->last) + at, p, piece);
-        m->size += (uint32_t)piece;
-        p += piece, n -= piece;
-    }
-    return 0;
 }
 
 /* Copies the payload from byte `from` on to out[0..size). Returns how much there was. */
@@ -1749,6 +1700,8 @@ static void token_held(struct exportws *w, uint32_t record, int by)
     w->held += (uint32_t)by;
 }
 
+/* ===== Keeping: what waits, what is held ===== */
+
 /* Nobody waits for a message any more: keeps it when its time is not over and nobody has got it. */
 static void message_settle(struct exportws *w, uint32_t index)
 {
@@ -1789,6 +1742,55 @@ static int messages_expire(struct exportws *w)
         message_settle(w, index);
     }
     return events;
+}
+
+/* Takes a free block, or NONE. The reserve is for drafts: a body on its way to sessions that are
+ * there must not fail for what is held for others. */
+static uint32_t block_take(struct exportws *w, unsigned kind, int draft)
+{
+    uint32_t block = w->free_block;
+    if (w->blocks_free <= (draft ? 0 : w->reserve)) return NONE;
+    w->free_block = w->links[block];
+    w->blocks_free--;
+    if (kind == 0) w->blocks_private++;
+    return block;
+}
+
+/* A new, empty message that is nowhere yet: its index, or NONE when there is no room. */
+static uint32_t message_new(struct exportws *w, unsigned kind, int draft, const uint8_t *name,
+                            size_t name_size)
+{
+    uint32_t index = block_take(w, kind, draft);
+    if (index == NONE) return NONE;
+    struct message *m = message_at(w, index);
+    memset(m, 0, sizeof *m);
+    m->kind = (uint8_t)kind;
+    m->flags = draft ? MESSAGE_DRAFT : 0;
+    m->last = index;
+    m->next = m->prev = m->age_next = m->age_prev = m->token = NONE;
+    m->name_size = (uint16_t)name_size;
+    if (name_size > 0) memcpy(m + 1, name, name_size);
+    return index;
+}
+
+/* Appends to the payload. 0, or -1 when there is no room: then the message is as far as it came. */
+static int message_append(struct exportws *w, uint32_t index, const uint8_t *p, size_t n)
+{
+    struct message *m = message_at(w, index);
+    while (n > 0) {
+        size_t at = (sizeof *m + m->name_size + m->size) % w->block_bytes;
+        size_t piece = smaller(w->block_bytes - at, n);
+        if (at == 0) {
+            uint32_t block = block_take(w, m->kind, m->flags & MESSAGE_DRAFT);
+            if (block == NONE) return -1;
+            w->links[m->last] = block;
+            m->last = block;
+        }
+        memcpy((uint8_t *)block_at(w, m->last) + at, p, piece);
+        m->size += (uint32_t)piece;
+        p += piece, n -= piece;
+    }
+    return 0;
 }
 
 /* ===== Output ===== */

@@ -401,12 +401,13 @@ enum head_flag {
     HEAD_CHUNKED = 8,     /* Transfer-Encoding: chunked */
     HEAD_CONTINUE = 16,   /* Expect: 100-continue */
     HEAD_BINARY = 32,     /* Content-Type: application/octet-stream */
-    HEAD_VERSION_13 = 64  /* Sec-WebSocket-Version: 13 */
+    HEAD_VERSION_13 = 64, /* Sec-WebSocket-Version: 13 */
+    HEAD_IDS = 128        /* Sec-WebSocket-Protocol: exportws.v1 */
 };
 
 enum head_field {
     FIELD_HOST, FIELD_ORIGIN, FIELD_KEY, FIELD_VERSION, FIELD_LENGTH, FIELD_AUTHORIZATION,
-    FIELD_TYPE, FIELD_CONNECTION, FIELD_UPGRADE, FIELD_ENCODING, FIELD_EXPECT, FIELDS
+    FIELD_TYPE, FIELD_CONNECTION, FIELD_UPGRADE, FIELD_ENCODING, FIELD_EXPECT, FIELD_PROTOCOL, FIELDS
 };
 
 /* A request head as far as it has been read; all zero at its start. Spans count from the head's
@@ -479,6 +480,17 @@ static unsigned http_list_flags(const uint8_t *p, size_t n)
     return flags;
 }
 
+/* HEAD_IDS when a list of subprotocols has ours: their names' case counts (RFC 6455, 11.3.4). */
+static unsigned http_list_ids(const uint8_t *p, size_t n)
+{
+    const uint8_t *member;
+    size_t size;
+    unsigned flags = 0;
+    while (http_list_next(&p, &n, &member, &size))
+        if (size == 11 && memcmp(member, "exportws.v1", 11) == 0) flags = HEAD_IDS;
+    return flags;
+}
+
 /* The host of HOST[:PORT] or [V6][:PORT]: its length. */
 static size_t host_size(const uint8_t *p, size_t n)
 {
@@ -503,7 +515,8 @@ static int host_valid(const uint8_t *p, size_t n)
 /* Takes note of one header field that matters here. 0, or -status. */
 static int head_note(struct head *h, unsigned field, struct span value, const uint8_t *p)
 {
-    const unsigned lists = 1U << FIELD_CONNECTION | 1U << FIELD_UPGRADE | 1U << FIELD_EXPECT;
+    const unsigned lists = 1U << FIELD_CONNECTION | 1U << FIELD_UPGRADE | 1U << FIELD_EXPECT |
+                           1U << FIELD_PROTOCOL;
     const uint8_t *media = memchr(p, ';', value.size);
     size_t media_size = media ? (size_t)(media - p) : value.size;
     unsigned flags = http_list_flags(p, value.size);
@@ -524,6 +537,7 @@ static int head_note(struct head *h, unsigned field, struct span value, const ui
         http_trim(&p, &media_size);
         flags = ascii_equal(p, media_size, "application/octet-stream") ? HEAD_BINARY : 0;
         break;
+    case FIELD_PROTOCOL: flags = http_list_ids(p, value.size); break;
     case FIELD_UPGRADE: flags &= HEAD_WEBSOCKET; break;
     case FIELD_EXPECT: flags &= HEAD_CONTINUE; break;
     default: flags &= HEAD_CLOSE | HEAD_UPGRADE; break;
@@ -545,7 +559,8 @@ static int head_field_line(struct head *h, const uint8_t *p, size_t n, size_t at
                                               [FIELD_CONNECTION] = "connection",
                                               [FIELD_UPGRADE] = "upgrade",
                                               [FIELD_ENCODING] = "transfer-encoding",
-                                              [FIELD_EXPECT] = "expect"};
+                                              [FIELD_EXPECT] = "expect",
+                                              [FIELD_PROTOCOL] = "sec-websocket-protocol"};
     size_t name = 0;
     while (name < n && http_tchar(p[name])) name++;
     if (name == 0 || name == n || p[name] != ':') return -400;
@@ -793,7 +808,11 @@ enum opcode {
     OP_PING = 9,
     OP_PONG = 10
 };
-enum { FRAME_HEAD_MAX = 14, CONTROL_MAX = 125 };
+enum {
+    FRAME_HEAD_MAX = 14,
+    CONTROL_MAX = 125,
+    MESSAGE_HEAD_MAX = FRAME_HEAD_MAX + 21 /* with an id and a newline */
+};
 
 struct frame {
     uint8_t fin, opcode, mask[4];
@@ -921,7 +940,8 @@ struct conn {
     uint32_t token, next, prev;      /* its token's record; a ring of its sessions, oldest first */
     uint32_t at;                     /* in the poll set */
     uint32_t timer_next, timer_prev; /* timer_next: the free list, too */
-    uint16_t input;                  /* 1 + the input buffer it holds, or 0 */
+    uint8_t input;                   /* 1 + the input buffer it holds, or 0 */
+    uint8_t ids;                     /* exportws.v1: each message comes with its id */
     uint16_t port;
     uint64_t due_ms;
     uint8_t address[16]; /* IPv4 is mapped; all zero: a Unix socket */
@@ -933,7 +953,7 @@ struct message {
     uint32_t size;               /* of the payload */
     uint32_t refs;               /* sessions that still have to get it */
     uint32_t next, prev;         /* of the same token, or for all; of one connection (next only) */
-    uint32_t age_next, age_prev; /* those that nobody has got, by expiry */
+    uint32_t age_next, age_prev; /* held or history, by expiry */
     uint32_t token, last;        /* record or NONE; the last block */
     uint16_t name_size;
     uint8_t kind; /* opcode, or 0 for bytes as they go on the wire */
@@ -942,20 +962,25 @@ struct message {
 
 enum message_flag {
     MESSAGE_LINKED = 1, /* in the chain of its token or of all */
-    MESSAGE_GOT = 2,    /* a kernel has taken all of it for a session */
-    MESSAGE_AGING = 4,  /* on the list by expiry */
+    MESSAGE_GOT = 2,    /* a kernel has taken all of it for a session, or it is for all */
+    MESSAGE_AGING = 4,  /* on a list by expiry: of what nobody has got, or of history */
     MESSAGE_OVERDUE = 8, /* expired while sessions still wait for it */
-    MESSAGE_DRAFT = 16   /* still coming: it may use the reserve */
+    MESSAGE_DRAFT = 16,  /* still coming: it may use the reserve */
+    MESSAGE_END = 32     /* its token's last */
 };
 
-/* What is known of a token that has a session or a message. Its name stands with the first of
- * those. */
+/* What is known of a token. Its name stands with the first of its sessions or messages; when it has
+ * none, but something of it was thrown away, its record is remembered by its hash alone. */
 struct token {
-    uint32_t hash, next; /* next of the bucket, or free */
-    uint32_t first_session, sessions;
-    struct chain messages; /* oldest and newest */
-    uint32_t held;         /* of them, those that nobody has got and nobody is getting */
+    uint64_t hash;
+    uint64_t lost;                    /* the newest id of what was thrown away */
+    uint32_t next;                    /* of the bucket, or free */
+    uint32_t first_session, sessions; /* first_session: NONE, or REMEMBERED */
+    struct chain messages;            /* oldest and newest; remembered: its neighbours by age */
+    uint32_t history; /* how many of them are kept though somebody has got them */
 };
+
+#define REMEMBERED (NONE - 1)
 
 /* Bytes of a unit that is not complete. Of a session, data[0..have) is the message so far and
  * data[raw..used) what is not decoded yet. */
@@ -980,7 +1005,7 @@ struct push {
     struct utf8 utf8;
     uint32_t draft, size; /* the message so far, or NONE */
     int status;           /* of the refusal to answer with when the body is over, or 0 */
-    uint8_t phase, target, kind, close, head_only;
+    uint8_t phase, target, kind, end, close, head_only;
 };
 
 struct address {
@@ -1011,13 +1036,14 @@ struct door {
 
 struct exportws {
     exportws_options o;
+    uint64_t first_id, forgotten; /* ids: the first; the newest lost of tokens not remembered */
     uint64_t now_ms, next_id, drain_due_ms, accept_due_ms, wait_due_ms, memory_bytes;
     uint64_t now_us, sweep_due_us, busy_us, cool_due_ms;
     uint32_t sweep_gap_us, unswept; /* turns without a sweep */
     uint32_t capacity, conns_end,
         pushers_at; /* sessions [0, capacity), handshakes, pushers [pushers_at, conns_end) */
     uint32_t poll_count, hot, sweep_at; /* the poll set, its hot part, where the sweep goes on */
-    uint32_t sessions, online, handshakes, pushers, held;
+    uint32_t sessions, online, handshakes, pushers, held, history;
     uint32_t free_session, free_handshake, free_pusher, free_token, free_block, free_address,
         free_inputs;
     uint32_t seats; /* session slots in use, closing ones too */
@@ -1026,7 +1052,9 @@ struct exportws {
     uint32_t expired;               /* messages that nobody came for, to be told of */
     uint32_t left_first, left_last; /* sessions that have left and whose on_close is to come */
     uint32_t waiting;               /* connections that wait for an input buffer */
-    struct chain timers[TIMERS], all, aging;
+    struct chain timers[TIMERS], ages[2]; /* messages by expiry: not got, history */
+    struct chain remembered;              /* records by age */
+    struct token all;                     /* what is for all */
     unsigned durations_ms[TIMERS];
     size_t block_bytes, input_bytes, stage_size, answers_size, answers_used, name_bytes;
     int wake[2];
@@ -1235,6 +1263,8 @@ static const struct option options[] = {
      "BYTES", HELP("all waiting and held messages together")},
     {"hold", OPTION_SECONDS, AT(hold_ms), 0, 86400000,
      "SECONDS", HELP("a message for an absent token is kept; 0: not")},
+    {"history", OPTION_COUNT, AT(history), 0, 1000000,
+     "N", HELP("delivered messages kept per token for reconnecting clients")},
     {"ping", OPTION_SECONDS, AT(ping_ms), 1, 86400000, "SECONDS", HELP("quiet time before a ping")},
     {"pong", OPTION_SECONDS, AT(pong_ms), 1, 86400000,
      "SECONDS", HELP("then: time to show life, else reclaimed")},
@@ -1414,7 +1444,7 @@ static size_t layout(struct exportws *w, uint8_t *base)
     w->token_count = w->capacity + w->block_count;
     w->bucket_mask = power_of_two(w->token_count / 2) - 1;
     w->address_mask = o->per_address > 0 ? power_of_two(o->capacity) - 1 : 0;
-    w->stage_size = larger(o->max_push_bytes, CONTROL_MAX) + 32;
+    w->stage_size = larger(o->max_push_bytes, CONTROL_MAX) + MESSAGE_HEAD_MAX;
     w->answers_size = smaller(larger(o->max_push_bytes, 512), 8192);
     pieces = o->per_address > 0 ? o->capacity : 0;
     arena_take(&a, 1, sizeof *w);
@@ -1591,18 +1621,36 @@ static size_t message_copy(const struct exportws *w, uint32_t index, size_t from
     return n;
 }
 
-/* The chain a message stands in: its token's, or that of all. */
-static struct chain *message_chain(struct exportws *w, const struct message *m)
+/* Whose a message is: its token's record, or that of all. */
+static struct token *message_owner(struct exportws *w, const struct message *m)
 {
-    return m->token == NONE ? &w->all : &w->tokens[m->token].messages;
+    return m->token == NONE ? &w->all : &w->tokens[m->token];
 }
 
+/* Takes a message off the list by expiry that it is on. */
 static void message_age_off(struct exportws *w, struct message *m)
 {
+    struct chain *list = &w->ages[(m->flags & MESSAGE_GOT) != 0];
     if (!(m->flags & MESSAGE_AGING)) return;
     m->flags &= (uint8_t)~MESSAGE_AGING;
-    *(m->age_prev == NONE ? &w->aging.first : &message_at(w, m->age_prev)->age_next) = m->age_next;
-    *(m->age_next == NONE ? &w->aging.last : &message_at(w, m->age_next)->age_prev) = m->age_prev;
+    *(m->age_prev == NONE ? &list->first : &message_at(w, m->age_prev)->age_next) = m->age_next;
+    *(m->age_next == NONE ? &list->last : &message_at(w, m->age_next)->age_prev) = m->age_prev;
+    if (m->flags & MESSAGE_GOT) message_owner(w, m)->history--, w->history--;
+}
+
+/* Puts a message at the end of the list by expiry that is its: its time begins now. */
+static void message_age(struct exportws *w, uint32_t index)
+{
+    struct message *m = message_at(w, index);
+    struct chain *list = &w->ages[(m->flags & MESSAGE_GOT) != 0];
+    if (w->o.hold_ms == 0 || ((m->flags & MESSAGE_GOT) && w->o.history == 0)) return;
+    m->flags |= MESSAGE_AGING;
+    m->due_ms = w->now_ms + w->o.hold_ms;
+    m->age_prev = list->last;
+    m->age_next = NONE;
+    *(list->last == NONE ? &list->first : &message_at(w, list->last)->age_next) = index;
+    list->last = index;
+    if (m->flags & MESSAGE_GOT) message_owner(w, m)->history++, w->history++;
 }
 
 /* Puts a message at the end of its token's chain (record NONE: of all). */
@@ -1610,31 +1658,30 @@ static void message_link(struct exportws *w, uint32_t index, uint32_t record)
 {
     struct message *m = message_at(w, index);
     m->token = record;
-    struct chain *chain = message_chain(w, m);
+    struct chain *chain = &message_owner(w, m)->messages;
     m->prev = chain->last;
     *(chain->last == NONE ? &chain->first : &message_at(w, chain->last)->next) = index;
     chain->last = index;
     m->flags |= MESSAGE_LINKED;
-    if (record == NONE || w->o.hold_ms == 0) return;
-    m->flags |= MESSAGE_AGING;
-    m->due_ms = w->now_ms + w->o.hold_ms;
-    m->age_prev = w->aging.last;
-    *(w->aging.last == NONE ? &w->aging.first : &message_at(w, w->aging.last)->age_next) = index;
-    w->aging.last = index;
+    if (record == NONE) m->flags |= MESSAGE_GOT;
+    message_age(w, index);
 }
 
-/* A session's kernel has taken all of it. */
-static void message_got(struct exportws *w, struct message *m)
+/* A session's kernel has taken all of it: from now on it is history. */
+static void message_got(struct exportws *w, uint32_t index)
 {
-    m->flags |= MESSAGE_GOT;
+    struct message *m = message_at(w, index);
+    if (m->flags & MESSAGE_GOT) return;
     message_age_off(w, m);
+    m->flags = (uint8_t)((m->flags | MESSAGE_GOT) & ~MESSAGE_OVERDUE);
+    message_age(w, index);
 }
 
 /* Takes a message out of its chain. */
 static void message_unlink(struct exportws *w, uint32_t index)
 {
     struct message *m = message_at(w, index);
-    struct chain *chain = message_chain(w, m);
+    struct chain *chain = &message_owner(w, m)->messages;
     *(m->prev == NONE ? &chain->first : &message_at(w, m->prev)->next) = m->next;
     *(m->next == NONE ? &chain->last : &message_at(w, m->next)->prev) = m->prev;
     message_age_off(w, m);
@@ -1642,13 +1689,9 @@ static void message_unlink(struct exportws *w, uint32_t index)
 
 /* ===== Tokens ===== */
 
-static uint32_t token_hash(const struct exportws *w, const uint8_t *name, size_t n)
-{
-    return (uint32_t)siphash(w->key, name, n);
-}
-
 static int token_is(const struct exportws *w, const struct token *t, const uint8_t *name, size_t n)
 {
+    if (t->first_session == REMEMBERED) return 1; /* 64 bits with a secret key: no other has them */
     if (t->first_session != NONE) {
         const struct conn *c = &w->conns[t->first_session];
         return c->name_size == n && memcmp(conn_name(w, c), name, n) == 0;
@@ -1657,64 +1700,123 @@ static int token_is(const struct exportws *w, const struct token *t, const uint8
     return m->name_size == n && memcmp(message_name(m), name, n) == 0;
 }
 
-/* The record of a token, or NONE. */
-static uint32_t token_find(const struct exportws *w, const uint8_t *name, size_t n)
+static uint32_t *token_bucket(const struct exportws *w, uint64_t hash)
 {
-    uint32_t hash = token_hash(w, name, n), record = w->buckets[hash & w->bucket_mask];
+    return &w->buckets[hash & w->bucket_mask];
+}
+
+/* The record of a token, or NONE; *hash is its name's. */
+static uint32_t token_look(const struct exportws *w, const uint8_t *name, size_t n, uint64_t *hash)
+{
+    *hash = siphash(w->key, name, n);
+    uint32_t record = *token_bucket(w, *hash);
     while (record != NONE &&
-           !(w->tokens[record].hash == hash && token_is(w, &w->tokens[record], name, n)))
+           !(w->tokens[record].hash == *hash && token_is(w, &w->tokens[record], name, n)))
         record = w->tokens[record].next;
     return record;
 }
 
-/* The record of a token, made when there is none. There is one for each session and block, so it
- * can't run out. The caller gives it a session or a message at once. */
-static uint32_t token_make(struct exportws *w, const uint8_t *name, size_t n)
+static uint32_t token_find(const struct exportws *w, const uint8_t *name, size_t n)
 {
-    uint32_t record = token_find(w, name, n), hash = token_hash(w, name, n);
-    if (record != NONE) return record;
-    record = w->free_token;
-    struct token *t = &w->tokens[record];
-    w->free_token = t->next;
-    *t = (struct token){hash, w->buckets[hash & w->bucket_mask], NONE, 0, {NONE, NONE}, 0};
-    w->buckets[hash & w->bucket_mask] = record;
-    return record;
+    uint64_t hash;
+    return token_look(w, name, n, &hash);
 }
 
-/* Gives a record back when nothing of its token is left. */
-static void token_release(struct exportws *w, uint32_t record)
+/* A record that is only remembered becomes one without session and message. */
+static void token_recall(struct exportws *w, uint32_t record)
 {
     struct token *t = &w->tokens[record];
-    uint32_t *link = &w->buckets[t->hash & w->bucket_mask];
-    if (t->sessions > 0 || t->messages.first != NONE) return;
+    uint32_t prev = t->messages.first, next = t->messages.last;
+    *(prev == NONE ? &w->remembered.first : &w->tokens[prev].messages.last) = next;
+    *(next == NONE ? &w->remembered.last : &w->tokens[next].messages.first) = prev;
+    t->messages.first = t->messages.last = t->first_session = NONE;
+}
+
+/* Remembers that something of a token was thrown away, as long as there are records. */
+static void token_remember(struct exportws *w, uint32_t record)
+{
+    struct token *t = &w->tokens[record];
+    uint32_t last = w->remembered.last;
+    t->first_session = REMEMBERED;
+    t->messages = (struct chain){last, NONE};
+    *(last == NONE ? &w->remembered.first : &w->tokens[last].messages.last) = record;
+    w->remembered.last = record;
+}
+
+/* Gives a record back. */
+static void token_free(struct exportws *w, uint32_t record)
+{
+    struct token *t = &w->tokens[record];
+    uint32_t *link = token_bucket(w, t->hash);
     while (*link != record) link = &w->tokens[*link].next;
     *link = t->next;
     t->next = w->free_token;
     w->free_token = record;
 }
 
-/* A message of a token changes between held (nobody has got it, nobody is getting it) and not. */
-static void token_held(struct exportws *w, uint32_t record, int by)
+/* Gives a record back when nothing of its token is left, and nothing to remember. */
+static void token_release(struct exportws *w, uint32_t record)
 {
-    w->tokens[record].held += (uint32_t)by;
-    w->held += (uint32_t)by;
+    const struct token *t = &w->tokens[record];
+    if (t->sessions > 0 || t->messages.first != NONE) return;
+    if (t->lost > w->forgotten) token_remember(w, record);
+    else token_free(w, record);
 }
 
-/* ===== Keeping: what waits, what is held ===== */
+/* The record of a token, made when there is none: there are more than sessions and messages, so that
+ * one is free or only remembered. The caller gives it a session or a message at once, or releases
+ * it. */
+static uint32_t token_make(struct exportws *w, const uint8_t *name, size_t n)
+{
+    uint64_t hash;
+    uint32_t record = token_look(w, name, n, &hash);
+    if (record != NONE) {
+        if (w->tokens[record].first_session == REMEMBERED) token_recall(w, record);
+        return record;
+    }
+    if (w->free_token == NONE) {
+        uint32_t oldest = w->remembered.first;
+        if (w->tokens[oldest].lost > w->forgotten) w->forgotten = w->tokens[oldest].lost;
+        token_recall(w, oldest);
+        token_free(w, oldest);
+    }
+    record = w->free_token;
+    struct token *t = &w->tokens[record];
+    uint32_t *bucket = token_bucket(w, hash);
+    w->free_token = t->next;
+    *t = (struct token){hash, w->forgotten, *bucket, NONE, 0, {NONE, NONE}, 0};
+    *bucket = record;
+    return record;
+}
 
-/* Nobody waits for a message any more: keeps it when its time is not over and nobody has got it. */
-static void message_settle(struct exportws *w, uint32_t index)
+/* Whether a message is held: nobody has got it, and nobody is getting it. */
+static int message_held(const struct message *m)
+{
+    return m->refs == 0 && !(m->flags & MESSAGE_GOT);
+}
+
+/* How many messages are held for a token. */
+static uint32_t token_held(const struct exportws *w, const struct token *t)
+{
+    uint32_t held = 0, i = t->first_session == REMEMBERED ? NONE : t->messages.first;
+    for (; i != NONE; i = message_at(w, i)->next) held += (unsigned)message_held(message_at(w, i));
+    return held;
+}
+
+/* ===== Keeping: what waits, what is held, history ===== */
+
+/* Takes a message that nobody waits for out of its chain for good; one that nobody ever got is told
+ * of, and freed, at the turn's end. Its token's record may go with it. */
+static void message_discard(struct exportws *w, uint32_t index)
 {
     struct message *m = message_at(w, index);
+    struct token *owner = message_owner(w, m);
     uint32_t record = m->token;
-    if (m->flags & MESSAGE_AGING) {
-        token_held(w, record, 1);
-        return;
-    }
+    if (owner->lost < m->id) owner->lost = m->id;
     message_unlink(w, index);
     if ((m->flags & MESSAGE_OVERDUE) && !(m->flags & MESSAGE_GOT)) {
         w->m->expired++;
-        m->next = w->expired; /* told of, and freed, at the turn's end */
+        m->next = w->expired;
         w->expired = index;
     } else {
         message_free(w, index);
@@ -1722,34 +1824,83 @@ static void message_settle(struct exportws *w, uint32_t index)
     if (record != NONE) token_release(w, record);
 }
 
-static void message_unref(struct exportws *w, uint32_t index)
+/* Whether a message is history that nobody is reading. */
+static int message_idle(const struct exportws *w, uint32_t index)
 {
-    if (--message_at(w, index)->refs == 0) message_settle(w, index);
+    const struct message *m = message_at(w, index);
+    return m->refs == 0 && (m->flags & MESSAGE_GOT);
 }
 
-/* Takes away what has been held too long. */
+/* Keeps only the newest of an owner's history, and what of it somebody is reading. */
+static void history_trim(struct exportws *w, const struct token *owner)
+{
+    uint32_t next, i = owner->messages.first;
+    for (; owner->history > w->o.history; i = next) {
+        next = message_at(w, i)->next;
+        if (next == NONE) return; /* the newest stays */
+        if (message_idle(w, i)) message_discard(w, i);
+    }
+}
+
+/* Fewer wait for a message, or it was got: when nobody waits any more it is kept while its time is
+ * not over, as held when nobody has got it, else as history. */
+static void message_settle(struct exportws *w, uint32_t index)
+{
+    const struct message *m = message_at(w, index);
+    if (m->refs == 0 && !(m->flags & MESSAGE_AGING)) message_discard(w, index);
+    else if (message_held(m)) w->held++;
+    else history_trim(w, message_owner(w, m));
+}
+
+static void message_unref(struct exportws *w, uint32_t index)
+{
+    message_at(w, index)->refs--;
+    message_settle(w, index);
+}
+
+/* Takes away what has been held, or history, too long. */
 static int messages_expire(struct exportws *w)
 {
     int events = 0;
-    while (w->aging.first != NONE && message_at(w, w->aging.first)->due_ms <= w->now_ms) {
-        uint32_t index = w->aging.first;
-        struct message *m = message_at(w, index);
-        message_age_off(w, m);
-        m->flags |= MESSAGE_OVERDUE;
-        events++;
-        if (m->refs > 0) continue;
-        token_held(w, m->token, -1);
-        message_settle(w, index);
-    }
+    for (unsigned list = 0; list < 2; list++)
+        while (w->ages[list].first != NONE &&
+               message_at(w, w->ages[list].first)->due_ms <= w->now_ms) {
+            uint32_t index = w->ages[list].first;
+            struct message *m = message_at(w, index);
+            message_age_off(w, m);
+            m->flags |= MESSAGE_OVERDUE;
+            events++;
+            if (m->refs > 0) continue;
+            if (list == 0) w->held--;
+            message_discard(w, index);
+        }
     return events;
+}
+
+/* Throws the oldest of all history away that nobody is reading: 1, or 0 when there is none. */
+static int history_evict(struct exportws *w)
+{
+    uint32_t index = w->ages[1].first;
+    while (index != NONE && !message_idle(w, index)) index = message_at(w, index)->age_next;
+    if (index == NONE) return 0;
+    message_discard(w, index);
+    return 1;
+}
+
+/* Makes room of more than `left` blocks, if history that gives way is enough for it. 0, or -1. */
+static int blocks_room(struct exportws *w, uint32_t left)
+{
+    while (w->blocks_free <= left)
+        if (!history_evict(w)) return -1;
+    return 0;
 }
 
 /* Takes a free block, or NONE. The reserve is for drafts: a body on its way to sessions that are
  * there must not fail for what is held for others. */
 static uint32_t block_take(struct exportws *w, unsigned kind, int draft)
 {
+    if (blocks_room(w, draft ? 0 : w->reserve) < 0) return NONE;
     uint32_t block = w->free_block;
-    if (w->blocks_free <= (draft ? 0 : w->reserve)) return NONE;
     w->free_block = w->links[block];
     w->blocks_free--;
     if (kind == 0) w->blocks_private++;
@@ -1809,14 +1960,15 @@ static ptrdiff_t conn_write(struct exportws *w, const struct conn *c, const uint
              : -1;
 }
 
-/* Lets a kept message wait for one connection, behind all else that waits. What its token was sent
- * after its close frame is not among that: so what follows the close frame takes its place. */
+/* Lets a kept message wait for one connection, behind all else that waits and before what has the
+ * next id. What its token was sent after its close frame is not among that: so what follows the
+ * close frame takes its place. */
 static void conn_queue_private(struct exportws *w, struct conn *c, uint32_t index)
 {
     struct message *m = message_at(w, index);
     uint32_t last = c->out.last;
     if (c->queued == 0) m->id = 0; /* before all that is to come */
-    else m->id = c->flags & CONN_LAST ? message_at(w, last)->id : w->next_id++;
+    else m->id = c->flags & CONN_LAST ? message_at(w, last)->id : w->next_id;
     *(last == NONE ? &c->out.first : &message_at(w, last)->next) = index;
     c->out.last = index;
     c->queued++;
@@ -1878,7 +2030,7 @@ static void conn_advance(struct exportws *w, struct conn *c, uint32_t index)
         message_free(w, index);
     } else {
         int late = next != NONE && (c->flags & CONN_LAST) && c->out.last != NONE &&
-                   message_at(w, next)->id > message_at(w, c->out.last)->id;
+                   message_at(w, next)->id >= message_at(w, c->out.last)->id;
         *(index == c->own ? &c->own : &c->all) = late ? NONE : next;
         message_unref(w, index);
     }
@@ -1908,12 +2060,25 @@ static void conn_drop_queue(struct exportws *w, struct conn *c)
     else c->all = all;
 }
 
+/* What stands before a message's payload on its way to a connection: the frame's head and, with
+ * exportws.v1, the id and a newline. Returns its length. */
+static size_t message_head(const struct conn *c, unsigned kind, uint64_t id, size_t size,
+                           uint8_t out[MESSAGE_HEAD_MAX])
+{
+    char line[MESSAGE_HEAD_MAX - FRAME_HEAD_MAX];
+    struct text t = {line, 0, sizeof line};
+    if (c->ids) text_decimal(&t, id), text_add(&t, "\n");
+    size_t head = frame_encode(out, kind, t.n + size);
+    memcpy(out + head, line, t.n);
+    return head + t.n;
+}
+
 /* Fills the stage with what is left of a message on its way to a connection; returns its size. */
 static size_t stage_rest(struct exportws *w, const struct conn *c, uint32_t index, size_t *total)
 {
     const struct message *m = message_at(w, index);
-    uint8_t head[FRAME_HEAD_MAX];
-    size_t head_size = m->kind == 0 ? 0 : frame_encode(head, m->kind, m->size);
+    uint8_t head[MESSAGE_HEAD_MAX];
+    size_t head_size = m->kind == 0 ? 0 : message_head(c, m->kind, m->id, m->size, head);
     size_t n = c->sent < head_size ? head_size - c->sent : 0;
     if (n > 0) memcpy(w->stage, head + c->sent, n);
     *total = head_size + m->size;
@@ -1935,7 +2100,7 @@ static ptrdiff_t conn_flush(struct exportws *w, struct conn *c)
         c->sent += (uint32_t)sent;
         if (c->sent == total) {
             struct message *m = message_at(w, index);
-            if (m->kind != 0) message_got(w, m);
+            if (m->kind != 0) message_got(w, index);
             conn_advance(w, c, index);
         }
         if ((size_t)sent < n) break;
@@ -2047,20 +2212,68 @@ static void session_ring_leave(struct exportws *w, struct conn *c)
     w->online--;
 }
 
-/* Lets a new session wait for what nobody of its token has got. */
-static void session_claim_held(struct exportws *w, struct conn *c)
+/* Where a client that reconnects left off: every message after `last` is new to it. */
+struct resume {
+    uint64_t last;
+    int asked;
+};
+
+/* Whether something that a session would have got after `last` was thrown away. An id that was never
+ * given out says nothing: then nothing is known, and *last becomes 0. */
+static int session_gap(const struct exportws *w, const struct conn *c, uint64_t *last)
 {
-    uint32_t index = w->tokens[c->token].messages.first;
-    while (index != NONE && (message_at(w, index)->flags & MESSAGE_GOT))
-        index = message_at(w, index)->next;
-    c->own = index;
+    const uint64_t lost = w->tokens[c->token].lost, all = w->all.lost;
+    if (*last >= w->next_id) {
+        *last = 0;
+        return 1;
+    }
+    uint64_t from = *last > 0 ? *last : w->first_id - 1; /* 0: all that this server has */
+    return lost > from || all > from;
+}
+
+/* Lets a new session wait for a chain's messages from one on. Returns MESSAGE_END when its token's
+ * last is among them. */
+static unsigned session_claim_from(struct exportws *w, struct conn *c, uint32_t index)
+{
+    unsigned ends = 0;
     for (; index != NONE; index = message_at(w, index)->next) {
         struct message *m = message_at(w, index);
-        if (m->refs++ == 0) token_held(w, c->token, -1);
+        if (message_held(m)) w->held--;
+        m->refs++;
+        ends |= m->flags & MESSAGE_END;
         c->queued++;
         w->m->delivered++;
     }
+    return ends;
+}
+
+static uint32_t chain_after(const struct exportws *w, const struct chain *chain, uint64_t id)
+{
+    uint32_t index = chain->first;
+    while (index != NONE && message_at(w, index)->id <= id) index = message_at(w, index)->next;
+    return index;
+}
+
+/* Lets a new session wait for what it has missed: with a place to resume from all that came after
+ * it, else what nobody of its token has got. Returns whether that was its token's last. */
+static int session_claim(struct exportws *w, struct conn *c, const struct resume *from)
+{
+    const struct chain *own = &w->tokens[c->token].messages;
+    uint32_t index = own->first;
+    unsigned ends = 0;
+    if (from->asked) {
+        index = chain_after(w, own, from->last);
+        if (own->last != NONE) ends = message_at(w, own->last)->flags & MESSAGE_END;
+        c->all = chain_after(w, &w->all.messages, from->last);
+        session_claim_from(w, c, c->all);
+    } else {
+        while (index != NONE && (message_at(w, index)->flags & MESSAGE_GOT))
+            index = message_at(w, index)->next;
+    }
+    c->own = index;
+    ends |= session_claim_from(w, c, index);
     c->replay = c->queued;
+    return ends != 0;
 }
 
 /* The session is one no more: it leaves its token and the counts at once, its slot when the loop
@@ -2232,8 +2445,12 @@ struct pushed {
     const uint8_t *name; /* of its token; NULL: to all */
     size_t name_size;
     uint32_t index; /* where it is kept, or NONE */
+    uint8_t end;    /* the token's last: its sessions end */
     uint8_t linked, got;
     uint64_t id;
+    const uint8_t *frame; /* in the stage: as the last session got it, */
+    size_t frame_size;
+    uint8_t framed; /* 1, with an id 2; 0: not yet */
 };
 
 /* Keeps the message for those who can't take it now. 0, or -1 when there is no room. */
@@ -2249,23 +2466,34 @@ static int pushed_keep(struct exportws *w, struct pushed *p)
         p->index = index;
     }
     if (p->linked) return 0;
-    if (w->blocks_free < w->reserve) return -1; /* it is a draft that the reserve is needed for */
-    message_at(w, p->index)->flags = 0;
+    if (blocks_room(w, w->reserve - 1) < 0) return -1; /* a draft that the reserve is needed for */
+    message_at(w, p->index)->flags = p->end ? MESSAGE_END : 0;
     message_at(w, p->index)->id = p->id;
     message_link(w, p->index, p->name ? token_make(w, p->name, p->name_size) : NONE);
     p->linked = 1;
     return 0;
 }
 
-/* Hands the message, whose frame is in the stage, to one session: straight to the kernel, or to its
+/* Builds the frame for a session, right before the payload in the stage, unless it stands there. */
+static void pushed_frame(const struct conn *c, struct pushed *p)
+{
+    uint8_t head[MESSAGE_HEAD_MAX];
+    if (p->framed == 1 + c->ids) return;
+    size_t n = message_head(c, p->kind, p->id, p->size, head);
+    p->framed = (uint8_t)(1 + c->ids);
+    p->frame_size = n + p->size;
+    p->frame = memcpy((uint8_t *)p->data - n, head, n);
+}
+
+/* Hands the message, whose payload is in the stage, to one session: straight to the kernel, or to its
  * queue. Returns 1, or 0 when the session had to go. */
-static int session_give(struct exportws *w, struct conn *c, struct pushed *p, const uint8_t *frame,
-                        size_t n)
+static int session_give(struct exportws *w, struct conn *c, struct pushed *p)
 {
     ptrdiff_t sent = 0;
     if (c->queued == 0) {
-        sent = conn_write(w, c, frame, n);
-        if (sent == (ptrdiff_t)n) {
+        pushed_frame(c, p);
+        sent = conn_write(w, c, p->frame, p->frame_size);
+        if (sent == (ptrdiff_t)p->frame_size) {
             p->got = 1;
             return 1;
         }
@@ -2291,7 +2519,7 @@ static int session_give(struct exportws *w, struct conn *c, struct pushed *p, co
 }
 
 /* To every session of its token. */
-static int pushed_to_token(struct exportws *w, struct pushed *p, const uint8_t *frame, size_t n)
+static int pushed_to_token(struct exportws *w, struct pushed *p)
 {
     uint32_t record = token_find(w, p->name, p->name_size);
     int reached = 0;
@@ -2300,21 +2528,46 @@ static int pushed_to_token(struct exportws *w, struct pushed *p, const uint8_t *
     for (uint32_t left = w->tokens[record].sessions; left > 0; left--) {
         struct conn *c = &w->conns[index];
         index = c->next;
-        reached += session_give(w, c, p, frame, n);
+        if (!session_give(w, c, p)) continue;
+        reached++;
+        if (p->end) session_end(w, c, EXPORTWS_BY_ENDED, 1000, "ended");
     }
     return reached;
 }
 
 /* To every session: the poll set lists them without gaps. */
-static int pushed_to_all(struct exportws *w, struct pushed *p, const uint8_t *frame, size_t n)
+static int pushed_to_all(struct exportws *w, struct pushed *p)
 {
     int reached = 0;
     for (uint32_t at = 0; at < w->poll_count; at++) {
         uint32_t owner = w->owners[at];
         if (owner >= w->capacity || w->conns[owner].state != CONN_OPEN) continue;
-        reached += session_give(w, &w->conns[owner], p, frame, n);
+        reached += session_give(w, &w->conns[owner], p);
     }
     return reached;
+}
+
+/* What becomes of the message after its sessions had their turn: held, history, or nothing. Returns
+ * whether it is held. */
+static int pushed_settle(struct exportws *w, struct pushed *p, int reached)
+{
+    int history = w->o.hold_ms > 0 && w->o.history > 0 && (reached > 0 || !p->name);
+    int hold = w->o.hold_ms > 0 && reached == 0 && p->name;
+    int held = (history || hold) && pushed_keep(w, p) == 0 && hold;
+    if (p->linked) {
+        if (p->got) message_got(w, p->index);
+        message_settle(w, p->index);
+        return held;
+    }
+    if (p->index != NONE) message_free(w, p->index);
+    if (!p->name) {
+        w->all.lost = p->id;
+    } else if (reached > 0) {
+        uint32_t record = token_make(w, p->name, p->name_size);
+        w->tokens[record].lost = p->id;
+        token_release(w, record);
+    }
+    return 0;
 }
 
 static void pushed_log(struct exportws *w, const struct pushed *p, int reached)
@@ -2327,28 +2580,17 @@ static void pushed_log(struct exportws *w, const struct pushed *p, int reached)
     log_end(w, &l);
 }
 
-/* Builds the frame in the stage and hands it out. Whoever is reached, held or refused: p->index is
+/* Copies the payload to the stage and hands it out. Whoever is reached, held or refused: p->index is
  * settled. Returns the number of sessions reached, 0 for held (or a broadcast that reached nobody),
  * EXPORTWS_ABSENT or EXPORTWS_FULL. */
 static int pushed_deliver(struct exportws *w, struct pushed *p)
 {
-    const size_t room = FRAME_HEAD_MAX, head = frame_head_size(p->size);
-    uint8_t *frame = w->stage + room - head;
-    int reached, held = 0;
+    uint8_t *payload = w->stage + MESSAGE_HEAD_MAX;
     p->id = w->next_id++;
-    if (p->size > 0) memmove(w->stage + room, p->data, p->size);
-    p->data = w->stage + room;
-    frame_encode(frame, p->kind, p->size);
-    reached = p->name ? pushed_to_token(w, p, frame, head + p->size)
-                      : pushed_to_all(w, p, frame, head + p->size);
-    if (p->name && reached == 0 && w->o.hold_ms > 0) held = pushed_keep(w, p) == 0;
-    if (p->linked) {
-        struct message *m = message_at(w, p->index);
-        if (p->got) message_got(w, m);
-        if (m->refs == 0) message_settle(w, p->index);
-    } else if (p->index != NONE) {
-        message_free(w, p->index);
-    }
+    if (p->size > 0) memmove(payload, p->data, p->size);
+    p->data = payload;
+    int reached = p->name ? pushed_to_token(w, p) : pushed_to_all(w, p);
+    int held = pushed_settle(w, p, reached);
     if (p->name && reached == 0 && !held) return w->o.hold_ms > 0 ? EXPORTWS_FULL : EXPORTWS_ABSENT;
     w->m->pushed++;
     w->m->delivered += (uint64_t)reached;
@@ -2357,28 +2599,26 @@ static int pushed_deliver(struct exportws *w, struct pushed *p)
     return reached;
 }
 
-/* Ends all sessions of a token and drops what is held for it. Returns the sessions ended, or
- * EXPORTWS_ABSENT when there was nothing of it. */
+/* Ends all sessions of a token and drops what is held for it, and its history. Returns the sessions
+ * ended, or EXPORTWS_ABSENT when there was neither. */
 static int token_kick(struct exportws *w, uint32_t record)
 {
     struct token *t = &w->tokens[record];
     uint32_t next, index = t->first_session, sessions = t->sessions;
-    if (sessions == 0 && t->held == 0) return EXPORTWS_ABSENT;
+    if (sessions == 0 && token_held(w, t) == 0) return EXPORTWS_ABSENT;
     for (uint32_t i = t->messages.first; i != NONE; i = next) {
         struct message *m = message_at(w, i);
         next = m->next;
-        message_got(w, m); /* a newcomer is not to get it */
-        if (m->refs > 0) continue;
-        token_held(w, record, -1);
-        message_unlink(w, i);
-        message_free(w, i);
+        if (message_held(m)) w->held--;
+        message_age_off(w, m);
+        m->flags |= MESSAGE_GOT; /* a newcomer is not to get it */
+        if (m->refs == 0) message_discard(w, i);
     }
     for (uint32_t left = sessions; left > 0; left--) {
         struct conn *c = &w->conns[index];
         index = c->next;
         session_end(w, c, EXPORTWS_BY_ENDED, 1000, "ended");
     }
-    if (sessions == 0) token_release(w, record);
     return (int)sessions;
 }
 
@@ -2409,7 +2649,7 @@ static struct input *input_take(struct exportws *w, struct conn *c)
     for (uint32_t i = 0; i < w->input_count; i++) {
         if (w->inputs[i].owner != NONE) continue;
         w->free_inputs--;
-        c->input = (uint16_t)(i + 1);
+        c->input = (uint8_t)(i + 1);
         input_reset(&w->inputs[i], (uint32_t)(c - w->conns), w->now_ms);
         return &w->inputs[i];
     }
@@ -2700,7 +2940,23 @@ struct exportws_request {
     const uint8_t *head, *end; /* the request's bytes */
     const struct head *parsed;
     const char *token, *query;
+    struct resume resume;
 };
+
+/* The value of a parameter of a query (NAME=VALUE&NAME...), n bytes long, or NULL. */
+static const char *query_find(const char *query, const char *name, size_t *n)
+{
+    const size_t size = strlen(name);
+    for (;;) {
+        *n = strcspn(query, "&");
+        if (strncmp(query, name, size) == 0 && (*n == size || query[size] == '=')) {
+            *n -= size + (*n > size);
+            return query + size + (query[size] == '=');
+        }
+        query += *n;
+        if (*query++ == '\0') return NULL;
+    }
+}
 
 /* Answers a client and lets it go: it may read the answer before its connection is closed. */
 static void client_answer(struct exportws *w, struct conn *c, const struct response *r)
@@ -2810,21 +3066,38 @@ static const char *token_why(int status)
                          : "the token is badly encoded";
 }
 
+/* Where a client with exportws.v1 wants to go on: ?last=ID. Others have no ids. 0, or -1 when it is
+ * no id. */
+static int client_resume(struct exportws_request *r)
+{
+    size_t n;
+    const char *last = query_find(r->query, "last", &n);
+    r->resume = (struct resume){0, 0};
+    if (!last || !(r->parsed->flags & HEAD_IDS)) return 0;
+    r->resume.asked = 1;
+    return decimal_parse((const uint8_t *)last, n, &r->resume.last);
+}
+
 /* Lets an accepted client in: it is in the table before its 101 is written. */
-static struct conn *client_admit(struct exportws *w, struct conn *from,
-                                 const struct exportws_request *r)
+static struct conn *client_admit(struct exportws *w, struct conn *from, struct exportws_request *r)
 {
     static const char head[] =
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Accept: ";
-    char bytes[sizeof head + 32], accept[28];
+    static const char protocol[] = "\r\nSec-WebSocket-Protocol: exportws.v1", gap[] = "\x81\3gap";
+    char bytes[sizeof head + 32 + sizeof protocol + sizeof gap], accept[28];
     struct text t = {bytes, 0, sizeof bytes};
     struct line l;
+    int ends = 0;
     key_accept(r->head + r->parsed->key.at, accept);
-    text_add(&t, head), text_bytes(&t, accept, sizeof accept), text_add(&t, "\r\n\r\n");
+    text_add(&t, head), text_bytes(&t, accept, sizeof accept);
     struct conn *c = session_open(w, from, (const uint8_t *)r->token, strlen(r->token));
+    c->ids = (r->parsed->flags & HEAD_IDS) != 0;
+    if (c->ids) text_add(&t, protocol);
+    text_add(&t, "\r\n\r\n");
+    if (r->resume.asked && session_gap(w, c, &r->resume.last)) text_add(&t, gap);
     session_sent(w, c, conn_send(w, c, (const uint8_t *)bytes, t.n, control_share(w)));
-    if (c->state == CONN_OPEN) session_claim_held(w, c);
+    if (c->state == CONN_OPEN) ends = session_claim(w, c, &r->resume);
     if (c->state == CONN_OPEN && c->queued > 0 && conn_flush(w, c) < 0)
         session_lost(w, c, EXPORTWS_BY_ERROR, 1006);
     if (c->state == CONN_OPEN) conn_output_done(w, c, 1);
@@ -2836,6 +3109,7 @@ static struct conn *client_admit(struct exportws *w, struct conn *from,
     if (c->state != CONN_OPEN) return c;
     c->flags |= CONN_TOLD;
     if (w->o.on_open) w->o.on_open(w->o.user, conn_id(w, c), conn_name(w, c));
+    if (ends && c->state == CONN_OPEN) session_end(w, c, EXPORTWS_BY_ENDED, 1000, "ended");
     return c;
 }
 
@@ -2849,6 +3123,8 @@ static struct conn *client_upgrade(struct exportws *w, struct conn *c, struct ex
     int n = path_token(w, path, &token);
     if (n <= 0) no = (struct refusal){n < 0 ? -n : 404, token_why(n < 0 ? -n : 404)};
     if (no.status == 0) no = handshake_check(w, r->parsed, r->head);
+    if (no.status == 0 && client_resume(r) < 0)
+        no = (struct refusal){400, "last must be a message's id"};
     if (no.status == 0) no = room_check(w, c);
     r->token = token;
     if (no.status == 0 && w->o.on_upgrade) {
@@ -2868,7 +3144,7 @@ static struct conn *client_request(struct exportws *w, struct conn *c, const str
 {
     static const struct response ok = {200, "text/plain; charset=utf-8", "", "ok\n", 3, 1, 0};
     const uint8_t *method = p + h->method.at;
-    struct exportws_request r = {p, p + n, h, NULL, NULL};
+    struct exportws_request r = {p, p + n, h, NULL, NULL, {0, 0}};
     char *path, *query;
     int head_only = h->method.size == 4 && memcmp(method, "HEAD", 4) == 0;
     if (h->minor == 0) {
@@ -2929,6 +3205,7 @@ static const struct metric {
     GAUGE("memory_bytes", memory_bytes, "Memory of the server, all of it."),
     {"buffer_used_bytes", "Buffer in use by waiting and held messages.", 0, METRIC_BUFFER, 0, 0},
     GAUGE("held_messages", held, "Messages held for absent tokens."),
+    GAUGE("history_messages", history, "Messages kept for clients that reconnect."),
     COUNTER("sessions_opened_total", opened, "Sessions opened."),
     {"sessions_closed_total", "Sessions closed, by reason.", 1, METRIC_CLOSED, 0, 0},
     {"refused_total", "Requests refused at either door, by status.", 1, METRIC_REFUSED, 0, 0},
@@ -3109,8 +3386,8 @@ static void push_finish(struct exportws *w, struct conn *c, const uint8_t *name,
                         const uint8_t *data)
 {
     struct push *q = push_of(w, c);
-    struct pushed p = {
-        data, q->size, q->kind, q->target == TO_ALL ? NULL : name, name_size, q->draft, 0, 0, 0};
+    struct pushed p = {.data = data, .size = q->size, .kind = q->kind, .index = q->draft};
+    p.name = q->target == TO_ALL ? NULL : name, p.name_size = name_size, p.end = q->end;
     q->draft = NONE;
     int reached = pushed_deliver(w, &p);
     const struct json_row rows[] = {{"delivered", reached > 0 ? (uint64_t)reached : 0},
@@ -3132,8 +3409,8 @@ static void push_body_over(struct exportws *w, struct conn *c)
         push_refuse(w, c, 503, "", "no room for the message: come again");
     } else {
         const struct message *m = message_at(w, q->draft);
-        message_copy(w, q->draft, 0, w->stage + FRAME_HEAD_MAX, q->size);
-        push_finish(w, c, message_name(m), m->name_size, w->stage + FRAME_HEAD_MAX);
+        message_copy(w, q->draft, 0, w->stage + MESSAGE_HEAD_MAX, q->size);
+        push_finish(w, c, message_name(m), m->name_size, w->stage + MESSAGE_HEAD_MAX);
     }
 }
 
@@ -3195,13 +3472,14 @@ static void push_token(struct exportws *w, struct conn *c, const uint8_t *name, 
 {
     uint32_t record = token_find(w, name, n);
     const struct token *t = &w->tokens[record == NONE ? 0 : record];
-    if (record == NONE || (t->sessions == 0 && t->held == 0)) {
+    uint32_t held = record == NONE ? 0 : token_held(w, t);
+    if (record == NONE || (t->sessions == 0 && held == 0)) {
         push_refuse(w, c, 404, "", "nobody there, and nothing held");
     } else if (remove) {
         const struct json_row closed = {"closed", (uint64_t)token_kick(w, record)};
         push_answer_numbers(w, c, 200, &closed, 1, "");
     } else {
-        const struct json_row rows[] = {{"sessions", t->sessions}, {"held", t->held}};
+        const struct json_row rows[] = {{"sessions", t->sessions}, {"held", held}};
         push_answer_numbers(w, c, 200, rows, 2, "");
     }
 }
@@ -3281,6 +3559,7 @@ static void push_path(struct exportws *w, struct conn *c, struct input *in, cons
     else if (!get && !post && !delete)
         push_refuse(w, c, 405, "Allow: GET, POST, DELETE\r\n",
                     "a token knows GET, POST and DELETE");
+    else if (all && push_of(w, c)->end) push_refuse(w, c, 400, "", "?end is for one token");
     else if (!post) push_token(w, c, name, (size_t)n, delete);
     else if (w->stopping) push_refuse(w, c, 503, "", "shutting down: come again");
     else push_post(w, c, in, h, name, (size_t)n);
@@ -3298,10 +3577,12 @@ static void push_request(struct exportws *w, struct conn *c, struct input *in, c
     struct push *q = push_of(w, c);
     char *path, *query;
     unsigned page = 0;
+    size_t end;
     const uint8_t body = (h->flags & HEAD_CHUNKED) || h->length > 0;
     q->head_only = method_is(h, p, "HEAD") != 0;
     q->close = (h->flags & HEAD_CLOSE) || h->minor == 0 || body; /* push_post knows better */
     target_split(p, h, &path, &query);
+    q->end = query_find(query, "end", &end) != NULL;
     while (page < 3 && strcmp(path, pages[page].path) != 0) page++;
     if (page != 0 && !push_allowed(w, h, p)) {
         push_refuse(w, c, 401, "", "Authorization: Bearer SECRET is needed");
@@ -3672,7 +3953,7 @@ struct posted {
     uint8_t kind;
 };
 
-enum { POSTS_A_TURN = 256 };
+enum { POSTS_A_TURN = 256, KIND_MASK = EXPORTWS_TEXT | EXPORTWS_BINARY };
 
 static void ring_put(struct ring *r, const void *p, size_t n)
 {
@@ -3702,7 +3983,7 @@ static int ring_take(struct exportws *w, struct posted *post)
     if (any) {
         ring_get(r, post, sizeof *post);
         ring_get(r, w->scratch->data, post->name_size);
-        ring_get(r, w->stage + FRAME_HEAD_MAX, post->size);
+        ring_get(r, w->stage + MESSAGE_HEAD_MAX, post->size);
     }
     pthread_mutex_unlock(&r->lock);
     return any;
@@ -3717,8 +3998,9 @@ static void loop_posts(struct exportws *w)
     w->posts_left = 0;
     while (n < POSTS_A_TURN && ring_take(w, &post)) {
         const uint8_t *name = post.name_size > 0 ? w->scratch->data : NULL;
-        struct pushed p = {
-            w->stage + FRAME_HEAD_MAX, post.size, post.kind, name, post.name_size, NONE, 0, 0, 0};
+        struct pushed p = {.data = w->stage + MESSAGE_HEAD_MAX, .size = post.size, .index = NONE};
+        p.kind = post.kind & KIND_MASK, p.end = (post.kind & EXPORTWS_END) != 0;
+        p.name = name, p.name_size = post.name_size;
         int result = w->stopping ? EXPORTWS_GONE : pushed_deliver(w, &p);
         n++;
         if (result >= 0) continue;
@@ -3841,8 +4123,9 @@ static int loop_timeout(struct exportws *w, int timeout_ms)
     for (unsigned timer = TIMER_HEAD; timer < TIMER_DEAD; timer++)
         if (w->timers[timer].first != NONE && w->conns[w->timers[timer].first].due_ms < due)
             due = w->conns[w->timers[timer].first].due_ms;
-    if (w->aging.first != NONE && message_at(w, w->aging.first)->due_ms < due)
-        due = message_at(w, w->aging.first)->due_ms;
+    for (unsigned list = 0; list < 2; list++)
+        if (w->ages[list].first != NONE && message_at(w, w->ages[list].first)->due_ms < due)
+            due = message_at(w, w->ages[list].first)->due_ms;
     if (w->accept_paused && w->accept_due_ms < due) due = w->accept_due_ms;
     if (w->stopping && w->drain_due_ms < due) due = w->drain_due_ms;
     if (w->waiting > 0 && w->wait_due_ms < due) due = w->wait_due_ms;
@@ -4177,7 +4460,7 @@ static void server_init(struct exportws *w)
     memset(w->m, 0, sizeof *w->m);
     w->sweep_gap_us = SWEEP_SLOWEST_US;
     w->expired = w->left_first = w->left_last = NONE;
-    w->all = w->aging = (struct chain){NONE, NONE};
+    w->all.messages = w->ages[0] = w->ages[1] = w->remembered = (struct chain){NONE, NONE};
     for (unsigned i = 0; i < TIMERS; i++) w->timers[i] = (struct chain){NONE, NONE};
     w->durations_ms[TIMER_HEAD] = w->o.handshake_timeout_ms;
     w->durations_ms[TIMER_PING] = w->o.ping_ms;
@@ -4188,7 +4471,8 @@ static void server_init(struct exportws *w)
     w->doors[0].fd = w->doors[1].fd = w->wake[0] = w->wake[1] = -1;
     free_lists(w);
     loop_time(w);
-    w->next_id = clock_us(CLOCK_REALTIME);
+    w->first_id = w->next_id = clock_us(CLOCK_REALTIME) + 1; /* 0 is no id */
+    w->forgotten = w->all.lost = w->first_id - 1;
 }
 
 /* The hash key: nobody outside can guess which tokens share a bucket. 0, or -1. */
@@ -4343,11 +4627,12 @@ static int api_enter(exportws *w)
 int exportws_send(exportws *w, const char *token, const void *data, size_t size, int kind)
 {
     int error = token_check(w, token);
-    if (error == 0) error = message_check(w, data, size, kind);
+    if (error == 0) error = message_check(w, data, size, kind & ~EXPORTWS_END);
     if (error == 0) error = api_enter(w);
     if (error != 0) return error;
-    struct pushed p = {data, size, (unsigned)kind, (const uint8_t *)token, strlen(token), NONE, 0,
-                       0,    0};
+    struct pushed p = {.data = data, .size = size, .index = NONE};
+    p.kind = (unsigned)kind & KIND_MASK, p.end = (kind & EXPORTWS_END) != 0;
+    p.name = (const uint8_t *)token, p.name_size = strlen(token);
     return pushed_deliver(w, &p);
 }
 
@@ -4356,7 +4641,7 @@ int exportws_broadcast(exportws *w, const void *data, size_t size, int kind)
     int error = message_check(w, data, size, kind);
     if (error == 0) error = api_enter(w);
     if (error != 0) return error;
-    struct pushed p = {data, size, (unsigned)kind, NULL, 0, NONE, 0, 0, 0};
+    struct pushed p = {.data = data, .size = size, .kind = (unsigned)kind, .index = NONE};
     return pushed_deliver(w, &p);
 }
 
@@ -4368,11 +4653,11 @@ int exportws_reply(exportws *w, exportws_id session, const void *data, size_t si
     if (!c) return EXPORTWS_GONE;
     if (c->queued - c->replay >= w->o.queue) return EXPORTWS_FULL;
     api_enter(w);
-    size_t head = frame_head_size(size);
-    uint8_t *frame = w->stage + FRAME_HEAD_MAX - head;
-    if (size > 0) memmove(w->stage + FRAME_HEAD_MAX, data, size);
-    frame_encode(frame, (unsigned)kind, size);
-    int result = conn_send(w, c, frame, head + size, w->block_count + 1);
+    struct pushed p = {.data = w->stage + MESSAGE_HEAD_MAX, .size = size, .kind = (unsigned)kind};
+    p.id = w->next_id++;
+    if (size > 0) memmove(w->stage + MESSAGE_HEAD_MAX, data, size);
+    pushed_frame(c, &p);
+    int result = conn_send(w, c, p.frame, p.frame_size, w->block_count + 1);
     if (result == -2 && !(c->flags & CONN_STARVED)) return EXPORTWS_FULL;
     session_sent(w, c, result);
     return c->state == CONN_OPEN ? 1 : EXPORTWS_GONE;
@@ -4398,6 +4683,11 @@ int exportws_kick(exportws *w, const char *token)
     api_enter(w);
     uint32_t record = token_find(w, (const uint8_t *)token, strlen(token));
     return record == NONE ? EXPORTWS_ABSENT : token_kick(w, record);
+}
+
+uint64_t exportws_last_id(const exportws *w)
+{
+    return w ? w->next_id - 1 : 0;
 }
 
 int exportws_online(const exportws *w)
@@ -4434,7 +4724,7 @@ int exportws_post(exportws *w, const char *token, const void *data, size_t size,
 {
     int error = token ? token_check(w, token) : 0;
     size_t n = token ? strlen(token) : 0;
-    if (error == 0) error = message_check(w, data, size, kind);
+    if (error == 0) error = message_check(w, data, size, token ? kind & ~EXPORTWS_END : kind);
     if (error != 0) return error;
     struct posted post;
     struct ring *r = &w->ring;

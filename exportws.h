@@ -45,8 +45,8 @@ typedef struct exportws exportws;
  * no session. */
 typedef uint64_t exportws_id;
 
-/* What a message is. */
-enum { EXPORTWS_TEXT = 1, EXPORTWS_BINARY = 2 };
+/* What a message is. EXPORTWS_TEXT | EXPORTWS_END: text, and the last message of its token. */
+enum { EXPORTWS_TEXT = 1, EXPORTWS_BINARY = 2, EXPORTWS_END = 4 };
 
 /* Errors: all negative. exportws_strerror() says them in words. */
 enum {
@@ -113,7 +113,8 @@ typedef struct exportws_options {
     size_t capacity, per_token,
         per_address; /* sessions: in all, of one token, from one peer address (0: no bound) */
     size_t handshakes, pushers; /* connections: with an incomplete head, at the push door */
-    size_t queue, history;      /* messages: waiting for one session; history is reserved */
+    size_t queue, history;      /* messages: waiting for one session; kept for clients that reconnect,
+                                   of each token and of those for all (0: none) */
     size_t max_token_bytes, max_message_bytes, max_push_bytes, buffer_bytes;
     unsigned hold_ms, ping_ms, pong_ms, handshake_timeout_ms, close_timeout_ms, write_timeout_ms,
         drain_ms;
@@ -188,7 +189,8 @@ void exportws_end(exportws *w);
 
 /* Hands a message to all sessions of a token. The bytes are copied or on their way when it returns.
  * token is NUL-terminated, 1 to max_token_bytes long, without '/'; data may be NULL when size is 0;
- * kind is EXPORTWS_TEXT or EXPORTWS_BINARY. Returns the number of sessions reached; 0: nobody is
+ * kind is EXPORTWS_TEXT or EXPORTWS_BINARY, with | EXPORTWS_END the token's last message: its
+ * sessions get it and then close 1000, later ones too. Returns the number of sessions reached; 0: nobody is
  * there, it is held for hold_ms; EXPORTWS_ABSENT, EXPORTWS_FULL, EXPORTWS_TOO_BIG,
  * EXPORTWS_NOT_UTF8, EXPORTWS_GONE (draining) or EXPORTWS_BAD: nothing happened. */
 int exportws_send(exportws *w, const char *token, const void *data, size_t size, int kind);
@@ -213,6 +215,11 @@ int exportws_close(exportws *w, exportws_id session, int code, const char *reaso
  * message; EXPORTWS_TOO_BIG or EXPORTWS_BAD for the token. */
 int exportws_kick(exportws *w, const char *token);
 
+/* The id that the last exportws_send, exportws_broadcast or exportws_reply gave its message: what a
+ * client with exportws.v1 sees of it and resumes from with ?last=. Ids only grow, across restarts
+ * too, as long as the clock does. 0 on NULL. */
+uint64_t exportws_last_id(const exportws *w);
+
 /* Distinct tokens connected, and sessions open; EXPORTWS_BAD on NULL. */
 int exportws_online(const exportws *w);
 int exportws_sessions(const exportws *w);
@@ -223,7 +230,7 @@ int exportws_sessions(const exportws *w);
 int exportws_address(const exportws *w, int door, char *text, size_t size);
 
 /* From ANY thread: queues a message for a token (NULL: for all), which the loop then sends as
- * exportws_send or exportws_broadcast. Messages of one thread keep their order. Returns 0 once it
+ * exportws_send or exportws_broadcast (| EXPORTWS_END as there). Messages of one thread keep their order. Returns 0 once it
  * is in the ring; EXPORTWS_FULL when the ring is full: try again after a moment; EXPORTWS_TOO_BIG,
  * EXPORTWS_NOT_UTF8, EXPORTWS_GONE or EXPORTWS_BAD. What the loop can then neither deliver nor hold
  * is logged and counted (exportws_posts_refused_total). Must not be called before exportws_start

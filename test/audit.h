@@ -19,7 +19,8 @@ struct audit {
     uint8_t linked[AUDIT_MOST]; /* 1: the message that starts here stands in a chain; 2: it has been
                                    seen ageing */
     uint32_t refs[AUDIT_MOST];  /* sessions that wait for the message that starts here */
-    uint32_t slots, sessions, private_blocks, drafts, held, ageing;
+    uint32_t slots, sessions, private_blocks, drafts, held, history, history_blocks;
+    uint32_t ageing[2]; /* what nobody has got; history */
 };
 
 static inline const struct message *audit_message(const struct exportws *w, uint32_t index)
@@ -229,13 +230,15 @@ static inline const char *audit_chain(const struct exportws *w, struct audit *a,
         if (m->prev != before || m->token != record || !(m->flags & MESSAGE_LINKED))
             return "a chain is broken";
         if (m->id <= id) return "a chain is out of order";
-        if ((m->flags & MESSAGE_AGING) && (m->flags & (MESSAGE_GOT | MESSAGE_OVERDUE)))
-            return "what is got grows old";
-        if ((m->flags & MESSAGE_AGING) && (record == NONE || w->o.hold_ms == 0))
+        unsigned got = (m->flags & MESSAGE_GOT) != 0;
+        if (record == NONE && !got) return "a broadcast that is held";
+        if ((m->flags & MESSAGE_AGING) && (m->flags & MESSAGE_OVERDUE))
+            return "what is overdue grows old";
+        if ((m->flags & MESSAGE_AGING) && (w->o.hold_ms == 0 || (got && w->o.history == 0)))
             return "what is not held grows old";
         id = m->id;
         a->linked[i] = 1;
-        a->ageing += (m->flags & MESSAGE_AGING) != 0;
+        a->ageing[got] += (m->flags & MESSAGE_AGING) != 0;
     }
     return chain->last != before ? "a chain has another last member" : NULL;
 }
@@ -247,7 +250,7 @@ static inline int audit_named(const struct exportws *w, uint32_t record, const c
         const struct message *m = audit_message(w, i);
         if (m->name_size != n || memcmp(m + 1, name, n) != 0) return 0;
     }
-    return t->hash == (uint32_t)siphash(w->key, (const uint8_t *)name, n);
+    return t->hash == siphash(w->key, (const uint8_t *)name, n);
 }
 
 /* The ring of a token's sessions, and that all that is of the token bears its name. */
@@ -255,6 +258,10 @@ static inline const char *audit_ring(const struct exportws *w, struct audit *a, 
 {
     const struct token *t = &w->tokens[record];
     uint32_t i = t->first_session;
+    if (t->first_session == REMEMBERED)
+        return t->sessions > 0 || t->history > 0 || t->lost <= w->forgotten
+                 ? "a record that is remembered for nothing"
+                 : NULL;
     if (t->sessions == 0 && t->first_session != NONE)
         return "a token without sessions has a first one";
     if (t->sessions == 0 && t->messages.first == NONE) return "a record of nothing";
@@ -285,6 +292,7 @@ static inline const char *audit_record(const struct exportws *w, struct audit *a
     a->record[record] = 2;
     if ((t->hash & w->bucket_mask) != bucket) return "a record is in another's bucket";
     wrong = audit_ring(w, a, record);
+    if (t->first_session == REMEMBERED) return wrong;
     return wrong ? wrong : audit_chain(w, a, &t->messages, record);
 }
 
@@ -305,7 +313,7 @@ static inline const char *audit_tokens(const struct exportws *w, struct audit *a
     if (records != w->token_count) return "free records + those in use != all";
     if (online != w->online) return "online != tokens with a session";
     if (ringed != w->sessions) return "an open session is in no ring";
-    return audit_chain(w, a, &w->all, NONE);
+    return audit_chain(w, a, &w->all.messages, NONE);
 }
 
 /* ----- queues ----- */
@@ -344,7 +352,7 @@ static inline const char *audit_queue(const struct exportws *w, struct audit *a,
                 return "a session waits for another token's message";
             a->refs[index]++;
         }
-        if (left == c->queued && c->sent >= m->size + FRAME_HEAD_MAX)
+        if (left == c->queued && c->sent >= m->size + MESSAGE_HEAD_MAX)
             return "more was sent than there is";
         *next = m->next;
         if (c->flags & CONN_ABRUPT) own = all = NONE;
@@ -380,44 +388,76 @@ static inline const char *audit_queues(const struct exportws *w, struct audit *a
 
 /* ----- what all of that comes to ----- */
 
-/* References, and what is held: nobody has got it, nobody is getting it, its time is not over. */
+/* One owner's messages: references, what is held (nobody has got it, nobody is getting it, its time
+ * is not over) and what is history. */
+static inline const char *audit_owner(const struct exportws *w, struct audit *a,
+                                      const struct token *t)
+{
+    uint32_t held = 0, history = 0;
+    for (uint32_t i = t->messages.first; i != NONE; i = audit_message(w, i)->next) {
+        const struct message *m = audit_message(w, i);
+        int got = (m->flags & MESSAGE_GOT) != 0, ages = (m->flags & MESSAGE_AGING) != 0;
+        if (a->refs[i] == 0 && !ages) return "a message that nobody waits for is kept";
+        held += a->refs[i] == 0 && !got;
+        history += got && ages;
+        if (a->refs[i] == 0 && got) a->history_blocks += audit_length(w, i);
+    }
+    if (history != t->history) return "a token's history != what of it is kept";
+    a->held += held;
+    a->history += history;
+    return NULL;
+}
+
 static inline const char *audit_held(const struct exportws *w, struct audit *a)
 {
-    for (uint32_t record = 0; record < w->token_count; record++) {
-        uint32_t held = 0;
-        if (a->record[record] != 2) continue;
-        for (uint32_t i = w->tokens[record].messages.first; i != NONE;
-             i = audit_message(w, i)->next) {
-            const struct message *m = audit_message(w, i);
-            if (a->refs[i] == 0 && !(m->flags & MESSAGE_AGING))
-                return "a message that nobody waits for is kept";
-            held += a->refs[i] == 0;
-        }
-        if (held != w->tokens[record].held) return "a token's held != what nobody is getting";
-        a->held += held;
-    }
-    for (uint32_t i = w->all.first; i != NONE; i = audit_message(w, i)->next)
-        if (a->refs[i] == 0) return "a broadcast that nobody waits for is kept";
+    const char *wrong = audit_owner(w, a, &w->all);
+    for (uint32_t record = 0; record < w->token_count && !wrong; record++)
+        if (a->record[record] == 2 && w->tokens[record].first_session != REMEMBERED)
+            wrong = audit_owner(w, a, &w->tokens[record]);
+    if (wrong) return wrong;
     for (uint32_t i = 0; i < w->block_count; i++)
         if (a->linked[i] && audit_message(w, i)->refs != a->refs[i])
             return "references != sessions that wait";
+    if (a->history != w->history) return "history != the sum of all tokens";
     return a->held != w->held ? "held != the sum of all tokens" : NULL;
 }
 
-static inline const char *audit_ageing(const struct exportws *w, struct audit *a)
+/* The records that are only remembered, by age. */
+static inline const char *audit_remembered(const struct exportws *w, struct audit *a)
+{
+    uint32_t before = NONE, count = 0, marked = 0;
+    for (uint32_t i = w->remembered.first; i != NONE; before = i, i = w->tokens[i].messages.last) {
+        if (++count > w->token_count || a->record[i] != 2 ||
+            w->tokens[i].first_session != REMEMBERED || w->tokens[i].messages.first != before)
+            return "the list of remembered records is broken";
+    }
+    for (uint32_t i = 0; i < w->token_count; i++)
+        marked += a->record[i] == 2 && w->tokens[i].first_session == REMEMBERED;
+    if (w->remembered.last != before) return "the remembered records have another last member";
+    return marked != count ? "a remembered record is not on the list" : NULL;
+}
+
+static inline const char *audit_ages(const struct exportws *w, struct audit *a, unsigned list)
 {
     uint32_t before = NONE, count = 0;
-    for (uint32_t i = w->aging.first; i != NONE;
+    for (uint32_t i = w->ages[list].first; i != NONE;
          before = i, i = audit_message(w, i)->age_next, count++) {
         const struct message *m = audit_message(w, i);
         if (a->linked[i] != 1 || !(m->flags & MESSAGE_AGING) || m->age_prev != before)
             return "the list by age is broken";
+        if (((m->flags & MESSAGE_GOT) != 0) != list) return "a message is on the other list by age";
         if (before != NONE && audit_message(w, before)->due_ms > m->due_ms)
             return "the list by age is out of order";
         a->linked[i] = 2;
     }
-    if (w->aging.last != before) return "the list by age has another last member";
-    return count != a->ageing ? "a message that grows old is not on the list" : NULL;
+    if (w->ages[list].last != before) return "the list by age has another last member";
+    return count != a->ageing[list] ? "a message that grows old is not on the list" : NULL;
+}
+
+static inline const char *audit_ageing(const struct exportws *w, struct audit *a)
+{
+    const char *wrong = audit_ages(w, a, 0);
+    return wrong ? wrong : audit_ages(w, a, 1);
 }
 
 static inline const char *audit_buffer(const struct exportws *w, struct audit *a)
@@ -475,31 +515,38 @@ static inline const char *audit_counts(const struct exportws *w, struct audit *a
     return w->ring.used > w->ring.size ? "the ring is fuller than it is" : NULL;
 }
 
-/* NULL, or what does not add up. */
-static inline const char *audit(const struct exportws *w)
+/* NULL, or what does not add up. *a is what was seen. */
+static inline const char *audit_into(const struct exportws *w, struct audit *a)
 {
     static const char *(*const checks[])(const struct exportws *, struct audit *) = {
-        audit_slots, audit_polls,  audit_timers, audit_inputs,    audit_tokens, audit_queues,
-        audit_held,  audit_ageing, audit_buffer, audit_addresses, audit_counts};
-    static struct audit a;
+        audit_slots,      audit_polls,  audit_timers, audit_inputs,    audit_tokens, audit_queues,
+        audit_held,       audit_ageing, audit_buffer, audit_addresses, audit_counts,
+        audit_remembered};
     const char *wrong = NULL;
-    memset(&a, 0, sizeof a);
+    memset(a, 0, sizeof *a);
     if (w->conns_end > AUDIT_MOST || w->block_count > AUDIT_MOST || w->token_count > AUDIT_MOST)
         return "the audit is too small for this server";
-    for (size_t i = 0; i < sizeof checks / sizeof *checks && !wrong; i++) wrong = checks[i](w, &a);
+    for (size_t i = 0; i < sizeof checks / sizeof *checks && !wrong; i++) wrong = checks[i](w, a);
     return wrong;
 }
 
-/* NULL when it adds up and nothing is in use but what these open sessions need. */
+static inline const char *audit(const struct exportws *w)
+{
+    static struct audit a;
+    return audit_into(w, &a);
+}
+
+/* NULL when it adds up and nothing is in use but what these open sessions need, and history. */
 static inline const char *audit_left(const struct exportws *w, uint32_t sessions)
 {
-    const char *wrong = audit(w);
+    static struct audit a;
+    const char *wrong = audit_into(w, &a);
     if (wrong) return wrong;
     if (w->sessions != sessions || w->online != sessions) return "sessions are left, or are not";
     if (w->seats != sessions) return "a session's slot was not given back";
     if (w->handshakes != 0) return "a handshake's slot was not given back";
     if (w->pushers != 0) return "a pusher's slot was not given back";
-    if (w->blocks_free != w->block_count) return "a block was not given back";
+    if (w->blocks_free + a.history_blocks != w->block_count) return "a block was not given back";
     if (w->free_inputs != w->input_count || w->waiting != 0) return "an input was not given back";
     return w->held != 0 || w->left_first != NONE || w->expired != NONE
              ? "something is held, or somebody was not told of"

@@ -977,7 +977,7 @@ static const char *line_word(const char *line, const char *key, char word[ENTRY_
 static void logged_push(const char *line, const char *event, const char *token)
 {
     size_t n = (size_t)line_number(line, "size"), head = n < 126 ? 2 : n < 65536 ? 4 : 10;
-    const uint8_t *data = run.w->stage + FRAME_HEAD_MAX;
+    const uint8_t *data = run.w->stage + MESSAGE_HEAD_MAX;
     unsigned count = ledger_push(line_number(line, "id"), token, data, n,
                                  data[-(ptrdiff_t)head] & 15U);
     HOLDS(count == (strcmp(event, "push") == 0 ? line_number(line, "delivered") : 0));

@@ -49,7 +49,7 @@ check() { # compiler
     report "${name}_exports_only_exportws" \
         "$(awk 'NF == 3 && $2 ~ /[A-TV-Z]/ && $3 !~ /^_?exportws_[a-z]/ { print $3 }' "$tmp/symbols")"
     report "${name}_exports_all_of_the_header" "$(
-        sed -n 's/^[a-z][a-z_ *]*[ *]\(exportws_[a-z_]*\)(.*/\1/p' exportws.h | sort -u >"$tmp/header"
+        sed -n 's/^[a-z][a-z0-9_ *]*[ *]\(exportws_[a-z_]*\)(.*/\1/p' exportws.h | sort -u >"$tmp/header"
         awk '$2 == "T" { sub(/^_/, "", $3); print $3 }' "$tmp/symbols" | sort -u >"$tmp/object"
         comm -3 "$tmp/header" "$tmp/object" | tr -d '\t')"
     report "${name}_calls_nothing_forbidden" "$(

@@ -189,7 +189,7 @@ static void work_that_is_left_does_not_sleep(void **state)
 {
     (void)state;
     begin(0);
-    s.o.max_push_bytes = 65536;
+    s.o.max_push_bytes = 65536, s.o.history = 0;
     world_start(&s);
     for (int i = 0; i < POSTS_A_TURN + 1; i++)
         assert_int_equal(exportws_post(s.w, NULL, "m", 1, EXPORTWS_TEXT), 0);

@@ -801,7 +801,11 @@ static void play_relief(struct world *s)
     want_number(s, "sessions", s->w->sessions, 2);
 }
 
-static void set_three_of_a_token(exportws_options *o) { o->per_token = 3; }
+static void set_three_of_a_token(exportws_options *o)
+{
+    o->per_token = 3;
+    o->history = 0;
+}
 
 /* Whoever comes while others of the token are slow gets what nobody has got, and only that. */
 static void play_beside_slow(struct world *s)
@@ -849,6 +853,8 @@ static void play_crowd_lingers(struct world *s)
 }
 
 static void set_no_hold(exportws_options *o) { o->hold_ms = 0; }
+
+static void set_no_history(exportws_options *o) { o->history = 0; }
 
 /* Without holding, what waits for a session goes with it. */
 static void play_no_hold(struct world *s)
@@ -964,7 +970,7 @@ static const struct scenario {
     {"hold", play_hold, NULL, DOOR_UNIX, 0, 0, 0},
     {"chunks", play_chunks, NULL, DOOR_UNIX, 0, 0, 0},
     {"pipeline", play_pipeline, set_roomy, DOOR_UNIX, 0, 0, NARROW},
-    {"slow", play_slow, NULL, DOOR_UNIX, 0, 0, NARROW},
+    {"slow", play_slow, set_no_history, DOOR_UNIX, 0, 0, NARROW},
     {"slow_pair", play_slow_pair, set_roomy, DOOR_UNIX, 0, 0, NARROW},
     {"too_slow", play_too_slow, NULL, DOOR_UNIX, 0, 0, NARROW},
     {"fragments", play_fragments, NULL, DOOR_UNIX, 0, 0, 0},

@@ -455,7 +455,7 @@ static void request_header_finds_the_first_of_a_name(void **state)
     struct head h = {0};
     (void)state;
     assert_int_equal(head_parse(&h, p, n), n);
-    const struct exportws_request r = {p, p + n, &h, "token", "query"};
+    const struct exportws_request r = {p, p + n, &h, "token", "query", {0, 0}};
     for (size_t i = 0; i < COUNT(rows); i++) {
         const size_t size = strlen(rows[i].want);
         for (size_t room = 0; room <= size + 2; room++) {

@@ -11,12 +11,12 @@
 static struct unit u;
 static struct script peers[4];
 
-/* A small server: 8 sessions, messages held for a second. */
+/* A small server: 8 sessions, messages held for a second; history has its own tests. */
 static void small_options(void)
 {
     unit_defaults(&u);
     u.o.capacity = 8, u.o.handshakes = 2, u.o.pushers = 2;
-    u.o.max_push_bytes = 70000, u.o.buffer_bytes = 100000, u.o.hold_ms = 1000;
+    u.o.max_push_bytes = 70000, u.o.buffer_bytes = 102000, u.o.hold_ms = 1000, u.o.history = 0;
 }
 
 static int small_start(void **state)
@@ -232,7 +232,7 @@ static void chains_survive_drops_in_every_order(void **state)
             message_link(u.w, index[k], record);
         }
         for (int k = 0; k < 3; k++) {
-            uint32_t expect = NONE, at = u.w->tokens[record].messages.first, age = u.w->aging.first,
+            uint32_t expect = NONE, at = u.w->tokens[record].messages.first, age = u.w->ages[0].first,
                      before = NONE;
             for (int j = 0; j < 3; j++) {
                 if (!there[j]) continue;
@@ -246,12 +246,12 @@ static void chains_survive_drops_in_every_order(void **state)
             assert_int_equal(at, NONE);
             assert_int_equal(age, NONE);
             assert_int_equal(u.w->tokens[record].messages.last, expect);
-            assert_int_equal(u.w->aging.last, expect);
+            assert_int_equal(u.w->ages[0].last, expect);
             there[orders[i][k]] = 0;
             drop(index[orders[i][k]]);
         }
         assert_int_equal(u.w->tokens[record].messages.first, NONE);
-        assert_int_equal(u.w->aging.first, NONE);
+        assert_int_equal(u.w->ages[0].first, NONE);
         token_release(u.w, record);
         expect_books(0, 0);
     }
@@ -262,11 +262,11 @@ static void messages_for_all_do_not_age(void **state)
     uint32_t index = make(OP_TEXT, NULL, 0, pattern(10), 10);
     (void)state;
     message_link(u.w, index, NONE);
-    assert_int_equal(u.w->all.first, index);
-    assert_int_equal(u.w->aging.first, NONE);
+    assert_int_equal(u.w->all.messages.first, index);
+    assert_int_equal(u.w->ages[0].first, NONE);
     drop(index);
-    assert_int_equal(u.w->all.first, NONE);
-    assert_int_equal(u.w->all.last, NONE);
+    assert_int_equal(u.w->all.messages.first, NONE);
+    assert_int_equal(u.w->all.messages.last, NONE);
     expect_books(0, 0);
 }
 
@@ -332,14 +332,14 @@ static void tokens_of_one_hash_are_two(void **state)
 {
     (void)state;
     uint32_t index = token_with_message("abc", 3), record = message_at(u.w, index)->token;
-    const uint32_t own = u.w->tokens[record].hash,
-                   other = token_hash(u.w, (const uint8_t *)"abd", 3);
+    const uint64_t own = u.w->tokens[record].hash,
+                   other = siphash(u.w->key, (const uint8_t *)"abd", 3);
     u.w->bucket_mask = 0;
     u.w->buckets[0] = record;
     u.w->tokens[record].next = NONE;
     u.w->tokens[record].hash = other;
     assert_int_equal(token_find(u.w, (const uint8_t *)"abd", 3), NONE);
-    u.w->tokens[record].hash = token_hash(u.w, (const uint8_t *)"ab", 2);
+    u.w->tokens[record].hash = siphash(u.w->key, (const uint8_t *)"ab", 2);
     assert_int_equal(token_find(u.w, (const uint8_t *)"ab", 2), NONE);
     u.w->tokens[record].hash = own;
     token_without(index);
@@ -347,7 +347,7 @@ static void tokens_of_one_hash_are_two(void **state)
     record = token_find(u.w, (const uint8_t *)"abc", 3);
     u.w->tokens[record].hash = other;
     assert_int_equal(token_find(u.w, (const uint8_t *)"abd", 3), NONE);
-    u.w->tokens[record].hash = token_hash(u.w, (const uint8_t *)"abcd", 4);
+    u.w->tokens[record].hash = siphash(u.w->key, (const uint8_t *)"abcd", 4);
     assert_int_equal(token_find(u.w, (const uint8_t *)"abcd", 4), NONE);
     u.w->tokens[record].hash = own;
     assert_int_equal(token_find(u.w, (const uint8_t *)"abc", 3), record);
@@ -706,7 +706,7 @@ static void broadcast_is_kept_once_for_all_that_wait(void **state)
     for (uint32_t i = 0; i < 3; i++) session_clog(i);
     assert_int_equal(exportws_broadcast(u.w, text, sizeof text - 1, EXPORTWS_TEXT), 4);
     expect_books(blocks_for(0, sizeof text - 1), 0);
-    assert_int_equal(message_at(u.w, u.w->all.first)->refs, 3);
+    assert_int_equal(message_at(u.w, u.w->all.messages.first)->refs, 3);
     script_play(&peers[3], &u);
     script_expect_text(&peers[3], text);
     for (uint32_t i = 0; i < 3; i++) {

@@ -34,6 +34,7 @@ static const struct {
     {"max-message", AT(max_message_bytes), OPTION_BYTES},
     {"max-push", AT(max_push_bytes), OPTION_BYTES},
     {"queue", AT(queue), OPTION_COUNT},
+    {"history", AT(history), OPTION_COUNT},
     {"buffer", AT(buffer_bytes), OPTION_BYTES},
     {"hold", AT(hold_ms), OPTION_SECONDS},
     {"ping", AT(ping_ms), OPTION_SECONDS},
@@ -103,7 +104,7 @@ static void every_number_is_held_to_its_range(void **state)
 
 static void only_some_numbers_may_be_zero(void **state)
 {
-    static const char *const may[] = {"per-address", "hold", "drain"};
+    static const char *const may[] = {"per-address", "hold", "history", "drain"};
     (void)state;
     for (size_t i = 0; i < COUNT(numbers); i++) {
         exportws_options o;

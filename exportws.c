@@ -49,6 +49,7 @@
 #ifndef _POSIX_C_SOURCE
 #define _POSIX_C_SOURCE 200809L
 #endif
+#define _DARWIN_C_SOURCE /* or a Mac hides SO_NOSIGPIPE, below */
 
 #include "exportws.h"
 
@@ -148,6 +149,13 @@ static int ascii_equal(const uint8_t *p, size_t n, const char *lower)
     size_t i = 0;
     while (i < n && lower[i] && ascii_lower(p[i]) == ascii_lower((uint8_t)lower[i])) i++;
     return i == n && !lower[i];
+}
+
+/* A letter, a digit, or one of the marks. */
+static int ascii_among(uint8_t c, const char *marks)
+{
+    return ascii_digit(c) || (ascii_lower(c) >= 'a' && ascii_lower(c) <= 'z') ||
+           (c != '\0' && strchr(marks, c));
 }
 
 static int hex_value(uint8_t c)
@@ -286,7 +294,8 @@ static void base64_encode(const uint8_t *p, size_t n, char *out)
     }
 }
 
-/* Whether p[0..n) is a Sec-WebSocket-Key: the base64 of 16 bytes (RFC 6455, 4.1). */
+/* Whether p[0..n) is a Sec-WebSocket-Key: the base64 of 16 bytes (RFC 6455, 4.1). The last letter's
+ * spare bits may be what they like, as in that section's own example. */
 static int key_valid(const uint8_t *p, size_t n)
 {
     if (n != 24 || p[22] != '=' || p[23] != '=') return 0;
@@ -424,8 +433,7 @@ struct head {
 /* The characters of a token (RFC 9110, 5.6.2). */
 static int http_tchar(uint8_t c)
 {
-    return ascii_digit(c) || (ascii_lower(c) >= 'a' && ascii_lower(c) <= 'z') ||
-           (c != '\0' && strchr("!#$%&'*+-.^_`|~", c));
+    return ascii_among(c, "!#$%&'*+-.^_`|~");
 }
 
 /* What a field's value may have. */
@@ -499,14 +507,15 @@ static size_t host_size(const uint8_t *p, size_t n)
     return (size_t)(end - p) + (*end == ']');
 }
 
-/* Whether p[0..n) is HOST[:PORT] or [V6][:PORT] (RFC 9110, 7.2); the host may be empty. */
+/* Whether p[0..n) is HOST[:PORT] or [V6][:PORT] (RFC 3986, 3.2.2); the host may be empty. */
 static int host_valid(const uint8_t *p, size_t n)
 {
-    size_t size = host_size(p, n), i = 0;
-    int v6 = n > 0 && *p == '[';
-    if (v6 && p[size - 1] != ']') return 0;
-    for (; i < size; i++)
-        if (!http_tchar(p[i]) && !(p[i] != '\0' && strchr(v6 ? "[:]" : "(),;=", p[i]))) return 0;
+    size_t size = host_size(p, n), i = size, v6 = n > 0 && *p == '[', digits = 0;
+    if (v6 && (size < 3 || p[size - 1] != ']')) return 0;
+    for (size_t at = size - v6; at-- > v6;) {
+        if (p[at] == '%' ? digits < 2 : !ascii_among(p[at], ":-._~!$&'()*+,;=")) return 0;
+        digits = hex_value(p[at]) < 0 ? 0 : digits + 1; /* what a % must have behind it */
+    }
     if (i < n && p[i++] != ':') return 0;
     while (i < n && ascii_digit(p[i])) i++;
     return i == n;
@@ -1114,11 +1123,8 @@ static void log_time(struct text *t)
     struct tm tm;
     if (!gmtime_r(&now, &tm)) memset(&tm, 0, sizeof tm);
     text_decimal(t, (uint64_t)(tm.tm_year + 1900));
-    text_add(t, "-"), text_two(t, tm.tm_mon + 1);
-    text_add(t, "-"), text_two(t, tm.tm_mday);
-    text_add(t, "T"), text_two(t, tm.tm_hour);
-    text_add(t, ":"), text_two(t, tm.tm_min);
-    text_add(t, ":"), text_two(t, tm.tm_sec);
+    const int parts[5] = {tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec};
+    for (unsigned i = 0; i < 5; i++) text_bytes(t, &"--T::"[i], 1), text_two(t, parts[i]);
     text_add(t, "Z");
 }
 
@@ -1312,14 +1318,15 @@ static socklen_t address_parse(const char *text, struct sockaddr_storage *to)
     if (!colon || decimal_parse((const uint8_t *)colon + 1, strlen(colon + 1), &port) < 0 ||
         port > 65535)
         return 0;
-    size_t n = (size_t)(colon - text),
-           v6_size = n >= 2 && text[0] == '[' && text[n - 1] == ']' ? n - 2 : 0;
-    if ((v6_size > 0 ? v6_size : n) >= sizeof host) return 0;
-    memcpy(host, text + (v6_size > 0), v6_size > 0 ? v6_size : n);
-    if (n == 0 || v6_size > 0) {
+    size_t n = (size_t)(colon - text);
+    int brackets = n >= 2 && text[0] == '[' && text[n - 1] == ']';
+    if (brackets) text++, n -= 2;
+    if (n >= sizeof host) return 0;
+    memcpy(host, text, n);
+    if (n == 0 || brackets) {
         v6.sin6_family = AF_INET6;
         v6.sin6_port = htons((uint16_t)port);
-        if (n > 0 && inet_pton(AF_INET6, host, &v6.sin6_addr) != 1) return 0;
+        if (brackets && inet_pton(AF_INET6, host, &v6.sin6_addr) != 1) return 0;
         memcpy(to, &v6, sizeof v6);
         return sizeof v6;
     }
@@ -1370,6 +1377,7 @@ static const char *options_wrong(const exportws_options *o)
     if (o->client_secret) return "client-secret";
     if (o->trusted_proxy_count > 0) return "trusted-proxy";
     if (o->demo) return "demo";
+    if (o->log_level < EXPORTWS_LOG_ERROR || o->log_level > EXPORTWS_LOG_DEBUG) return "log";
     return NULL;
 }
 
@@ -4598,7 +4606,7 @@ void exportws_end(exportws *w)
     for (unsigned i = 0; i < 2; i++)
         if (w->wake[i] >= 0) close(w->wake[i]);
     pthread_mutex_destroy(&w->ring.lock);
-    w->stopped = 1;
+    w->in_turn = w->stopped = 1; /* a second call finds nothing to do */
 }
 
 /* Checks what is common to all that send. 0, or an error. */

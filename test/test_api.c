@@ -421,7 +421,7 @@ static void defaults_are_those_of_the_command_line(void **state)
     exportws_defaults(NULL);
 }
 
-enum wrong_type { WRONG_SIZE, WRONG_MS, WRONG_TEXT, WRONG_ONE };
+enum wrong_type { WRONG_SIZE, WRONG_MS, WRONG_TEXT, WRONG_ONE, WRONG_LEVEL };
 
 /* A value that an option must not have, and what the refusal calls the option. */
 static const struct wrong {
@@ -473,6 +473,9 @@ static const struct wrong {
     {offsetof(exportws_options, listen), WRONG_TEXT, 0, "fd:x", "listen"},
     {offsetof(exportws_options, push), WRONG_TEXT, 0, "[::1:1", "push"},
     {offsetof(exportws_options, origin_count), WRONG_ONE, 0, NULL, "origin"},
+    {offsetof(exportws_options, log_level), WRONG_LEVEL, 0, "-1", "log"},
+    {offsetof(exportws_options, log_level), WRONG_LEVEL, 0, "4", "log"},
+    {offsetof(exportws_options, log_level), WRONG_LEVEL, 0, "2147483647", "log"},
 };
 
 static void wrong_set(exportws_options *o, const struct wrong *row)
@@ -484,6 +487,7 @@ static void wrong_set(exportws_options *o, const struct wrong *row)
     if (row->type == WRONG_MS) memcpy(member, &ms, sizeof ms);
     if (row->type == WRONG_TEXT) memcpy(member, &row->text, sizeof row->text);
     if (row->type == WRONG_ONE) memcpy(member, &one, sizeof one);
+    if (row->type == WRONG_LEVEL) o->log_level = atoi(row->text);
 }
 
 static void option_out_of_range_is_named(void **state)
@@ -635,6 +639,26 @@ static void end_gives_all_back_and_calls_nobody(void **state)
     host_end(&h);
     exportws_end(NULL);
     assert_int_equal(descriptors_open(), open);
+}
+
+/* What was the server's may be somebody else's by then. */
+static void end_twice_closes_nobody_elses_descriptors(void **state)
+{
+    struct host h;
+    int fds[16], open;
+    (void)state;
+    host_defaults(&h);
+    h.o.push = "127.0.0.1:0";
+    host_start(&h);
+    client_join(&h, &clients[0], "t");
+    exportws_end(h.w);
+    open = descriptors_open();
+    for (size_t i = 0; i < COUNT(fds); i++) assert_true((fds[i] = dup(clients[0].fd)) >= 0);
+    exportws_end(h.w);
+    assert_int_equal(descriptors_open(), open + (int)COUNT(fds));
+    for (size_t i = 0; i < COUNT(fds); i++) close(fds[i]);
+    client_close(&clients[0]);
+    host_end(&h);
 }
 
 /* ===== Doors ===== */
@@ -1189,6 +1213,7 @@ static void act_all(struct host *h, const char *where)
 static void act_stop(struct host *h, const char *where)
 {
     (void)where;
+    h->results[0] = 0;
     for (int i = 0; i < 100; i++) exportws_stop(h->w);
 }
 
@@ -1198,16 +1223,17 @@ static void act_forbidden(struct host *h, const char *where)
     struct pollfd fds[64];
     int timeout = -1, n = exportws_pollfds(h->w, fds, COUNT(fds), &timeout);
     (void)where;
-    assert_true(n > 0);
+    if (n < 0) assert_int_equal(n, EXPORTWS_GONE); /* in the last line */
     h->results[0] = exportws_step(h->w, 0);
     h->results[1] = exportws_step(h->w, -1);
-    h->results[2] = exportws_dispatch(h->w, fds, (size_t)n);
+    h->results[2] = exportws_dispatch(h->w, fds, n < 0 ? 0 : (size_t)n);
     h->results[3] = EXPORTWS_BAD;
     exportws_end(h->w);
 }
 
-static const char *const places[] = {"upgrade", "open",      "message",  "close",
-                                     "log open", "log close", "log push", "log drain", "log hold"};
+static const char *const places[] = {"upgrade",     "open",      "message",    "close",
+                                     "log open",    "log close", "log push",   "log hold",
+                                     "log drain",   "log stop",  "log refuse"};
 
 /* A life of two sessions with `act` in one callback; all ends well whatever it does. */
 static void play(struct host *h, void (*act)(struct host *, const char *), const char *where)
@@ -1222,6 +1248,10 @@ static void play(struct host *h, void (*act)(struct host *, const char *), const
     client_say(&clients[0], EXPORTWS_TEXT, LITERAL("speaks"));
     client_say(&clients[1], EXPORTWS_TEXT, LITERAL("speaks, too"));
     host_settle(h);
+    if (strcmp(where, "log refuse") == 0) {
+        assert_int_equal(client_ask(h, &clients[2], "a/b", ""), 404);
+        client_close(&clients[2]);
+    }
     exportws_send(h->w, "t", LITERAL("a push"), EXPORTWS_TEXT);
     exportws_send(h->w, "absent", LITERAL("a push"), EXPORTWS_TEXT);
     exportws_kick(h->w, "t");
@@ -1233,7 +1263,7 @@ static void play(struct host *h, void (*act)(struct host *, const char *), const
     assert_int_equal(exportws_step(h->w, 0), EXPORTWS_GONE);
     assert_int_equal(exportws_sessions(h->w), 0);
     assert_int_equal(exportws_online(h->w), 0);
-    if (h->results[0] == 99 && act != act_stop) fail_msg("%s was never called", where);
+    if (h->results[0] == 99) fail_msg("%s was never called", where);
 }
 
 /* Everything may be done everywhere: nothing crashes, each session is told of once, all slots and
@@ -1288,7 +1318,13 @@ static void callback_reaches_its_own_session(void **state)
         {"open", act_post, "posted", 0, 0, ""},
         {"open", act_close, NULL, 0, 4000, "in the callback"},
         {"open", act_kick, NULL, 1, 1000, "ended"},
+        {"open", act_kick_all, NULL, EXPORTWS_ABSENT, 1000, "ended"},
+        {"open", act_stop, NULL, 0, 1001, "server shutting down"},
         {"message", act_send, "sent", 1, 0, ""},
+        {"message", act_broadcast, "to all", 1, 0, ""},
+        {"message", act_post, "posted", 0, 0, ""},
+        {"message", act_kick_all, NULL, EXPORTWS_ABSENT, 1000, "ended"},
+        {"message", act_stop, NULL, 0, 1001, "server shutting down"},
         {"message", act_reply, "replied", 1, 0, ""},
         {"message", act_close, NULL, 0, 4000, "in the callback"},
         {"message", act_kick, NULL, 1, 1000, "ended"},
@@ -1317,6 +1353,111 @@ static void callback_reaches_its_own_session(void **state)
             fail_msg("row %zu: %d instead of %d", i, h.results[0], rows[i].result);
         host_end(&h);
     }
+}
+
+/* The callback's own session, used on after it was closed: each answer is exact, nothing is sent. */
+static void act_close_and_go_on(struct host *h, const char *where)
+{
+    act_close(h, where);
+    h->results[1] = exportws_reply(h->w, h->last, LITERAL("late"), EXPORTWS_TEXT);
+    h->results[2] = exportws_close(h->w, h->last, 4001, "again");
+    h->results[3] = exportws_broadcast(h->w, LITERAL("late"), EXPORTWS_TEXT);
+    h->results[4] = exportws_send(h->w, "t", LITERAL("for the next"), EXPORTWS_TEXT);
+    h->results[5] = exportws_kick(h->w, "t");
+    h->results[6] = exportws_sessions(h->w);
+}
+
+static void session_closed_in_its_callback_is_gone_at_once(void **state)
+{
+    static const int want[] = {0, EXPORTWS_GONE, EXPORTWS_GONE, 0, 0, 0, 0};
+    static const char *const where[] = {"open", "message", "log message"};
+    (void)state;
+    for (size_t i = 0; i < COUNT(where); i++) {
+        struct host h;
+        host_defaults(&h);
+        if (i == 2) h.o.on_message = NULL; /* only then is it logged */
+        host_start(&h);
+        h.act = act_close_and_go_on, h.act_where = where[i];
+        client_join(&h, &clients[0], "t");
+        client_say(&clients[0], EXPORTWS_TEXT, LITERAL("hi"));
+        client_expect_close(&h, &clients[0], 4000, "in the callback");
+        host_expect_empty(&h);
+        for (size_t j = 0; j < COUNT(want); j++)
+            if (h.results[j] != want[j])
+                fail_msg("%s: answer %zu is %d, not %d", where[i], j, h.results[j], want[j]);
+        assert_int_equal(h.closes, 1);
+        host_end(&h);
+    }
+}
+
+/* What a callback is given it may pass on to any function, and it stays what it is until the
+ * callback returns, whatever becomes of its session meanwhile. */
+static void pass_on(void *user, exportws_id session, const char *token, const void *data,
+                    size_t size, int kind)
+{
+    struct host *h = user;
+    h->messages++;
+    h->results[0] = exportws_send(h->w, token, data, size, kind);
+    h->results[1] = exportws_post(h->w, token, data, size, kind);
+    h->results[2] = exportws_reply(h->w, session, token, strlen(token), EXPORTWS_TEXT);
+    h->results[3] = exportws_kick(h->w, token);
+    h->results[4] = exportws_broadcast(h->w, data, size, kind);
+    h->results[5] = exportws_send(h->w, token, data, size, kind);
+    host_note(h, "%s %.*s\n", token, (int)size, (const char *)data);
+}
+
+static void callback_may_pass_on_what_it_is_given(void **state)
+{
+    struct host h;
+    (void)state;
+    host_defaults(&h);
+    h.o.on_message = pass_on;
+    host_start(&h);
+    client_join(&h, &clients[0], "the-token");
+    client_join(&h, &clients[1], "other");
+    memset(h.seen, 0, h.seen_size), h.seen_size = 0;
+    client_say(&clients[0], EXPORTWS_TEXT, LITERAL("the message"));
+    client_expect_text(&h, &clients[0], "the message");
+    client_expect_text(&h, &clients[0], "the-token");
+    client_expect_close(&h, &clients[0], 1000, "ended");
+    client_expect_text(&h, &clients[1], "the message");
+    assert_int_equal(strncmp(h.seen, "the-token the message\n", 22), 0);
+    static const int want[] = {1, 0, 1, 1, 1, 0};
+    for (size_t i = 0; i < COUNT(want); i++)
+        if (h.results[i] != want[i]) fail_msg("answer %zu is %d", i, h.results[i]);
+    client_join(&h, &clients[0], "the-token"); /* what was sent and posted after the kick is held */
+    client_expect_text(&h, &clients[0], "the message");
+    client_expect_text(&h, &clients[0], "the message");
+    client_expect_nothing(&h, &clients[0]);
+    client_close(&clients[0]), client_close(&clients[1]);
+    host_expect_empty(&h);
+    host_end(&h);
+}
+
+/* The first line is said before exportws_start has returned: the host has no server yet, or, in the
+ * same memory, takes it for the one before. */
+static void start_may_be_told_of_before_it_returns(void **state)
+{
+    struct host h;
+    (void)state;
+    host_defaults(&h);
+    h.act = act_all, h.act_where = "log start", h.results[7] = 99;
+    host_start(&h);
+    assert_int_equal(h.acts, 1);
+    assert_int_equal(h.results[0], EXPORTWS_BAD);
+    exportws_end(h.w);
+    h.act = act_forbidden;
+    h.w = exportws_start(&h.o, h.block + 64, h.bytes, h.why, sizeof h.why);
+    assert_ptr_equal(h.w, h.block + 64);
+    assert_int_equal(h.acts, 2);
+    for (int i = 0; i < 3; i++) assert_int_equal(h.results[i], EXPORTWS_BAD);
+    exportws_address(h.w, EXPORTWS_CLIENTS, h.address, sizeof h.address);
+    client_join(&h, &clients[0], "t");
+    assert_int_equal(exportws_send(h.w, "t", LITERAL("x"), EXPORTWS_TEXT), 1);
+    client_expect_text(&h, &clients[0], "x");
+    client_close(&clients[0]);
+    host_expect_empty(&h);
+    host_end(&h);
 }
 
 /* What was held is older than what the log's reader sends when it sees the session open. */
@@ -1780,6 +1921,7 @@ int main(void)
         cmocka_unit_test(start_says_why_as_far_as_it_fits),
         cmocka_unit_test(start_leaves_nothing_open_when_a_door_cannot),
         cmocka_unit_test(end_gives_all_back_and_calls_nobody),
+        cmocka_unit_test(end_twice_closes_nobody_elses_descriptors),
         cmocka_unit_test(address_is_the_real_one),
         cmocka_unit_test(door_takes_a_socket_that_listens),
         cmocka_unit_test(bad_message_touches_nobody),
@@ -1800,6 +1942,9 @@ int main(void)
         cmocka_unit_test(callback_may_do_anything),
         cmocka_unit_test(callback_that_does_the_forbidden_is_told_so),
         cmocka_unit_test(callback_reaches_its_own_session),
+        cmocka_unit_test(session_closed_in_its_callback_is_gone_at_once),
+        cmocka_unit_test(callback_may_pass_on_what_it_is_given),
+        cmocka_unit_test(start_may_be_told_of_before_it_returns),
         cmocka_unit_test(held_messages_come_before_what_on_log_sends),
         cmocka_unit_test(kick_from_the_line_of_an_expiry_drops_each_message_once),
         cmocka_unit_test(log_lines_come_only_as_wanted),

@@ -3,6 +3,8 @@
 #include "../exportws.c"
 #include "test.h"
 
+#include <ctype.h>
+
 static int parse_head(void *state, const uint8_t *p, size_t n)
 {
     return head_parse(state, p, n);
@@ -654,11 +656,16 @@ static void host_is_a_name_or_an_address_with_its_port(void **state)
 {
     static const char *const good[] = {"",      "h",        "h:80",   "h:",        ":80",
                                        "[::1]", "[::1]:80", "[::1]:", "1.2.3.4:5", "a-b_c.d~e",
-                                       "a%20b", "a!$&'*+b", "(a),;=", "[fe80::1]", "h:0123456789"};
+                                       "a%20b", "a!$&'*+b", "(a),;=", "[fe80::1]", "h:0123456789",
+                                       "%2F",   "a%fa%AF0", "%41:80", "[v7.a:b]",
+                                       "[::ffff:1.2.3.4]",  "[fe80::1%25en0]:80"};
     static const char *const bad[] = {"h:x",  "h:8x", "h:80:80", "h h",     "h\th",   "[::1",
                                       "[",    "[]x",  "[::1]x",  "[::1]80", "[::1]:x", "[::1]]",
                                       "h/",   "h?",   "h<",      "u@h",     "h\"",    "h\\",
-                                      "a]",   "a[b",  "h:-1",    "h: 80",   "\xc3\xa4", "<h>"};
+                                      "a]",   "a[b",  "h:-1",    "h: 80",   "\xc3\xa4", "<h>",
+                                      "%",    "a%",   "a%2",     "a%2:80",  "a%2g",   "a%g2",
+                                      "%%20", "a%2%", "[]",      "[]:80",   "[a[b]",  "[::1%en0]",
+                                      "[%]",  "[a%2]"};
     (void)state;
     for (size_t i = 0; i < COUNT(good) + COUNT(bad); i++) {
         const char *host = i < COUNT(good) ? good[i] : bad[i - COUNT(good)];
@@ -672,6 +679,19 @@ static void host_is_a_name_or_an_address_with_its_port(void **state)
         if (*host == '\0' || *host == ':') want = -400;
         got = line_status(line, "Host: h");
         if (got != want) fail_msg("%s: %d", line, got);
+    }
+}
+
+/* RFC 3986, 3.2.2: a reg-name has these and escapes, an IP literal in brackets a colon beside. */
+static void host_has_letters_digits_and_these_marks(void **state)
+{
+    static const char marks[] = ":-._~!$&'()*+,;=";
+    (void)state;
+    for (int c = 0; c < 256; c++) {
+        const char name[3] = {'a', (char)c, 'b'}, literal[5] = {'[', 'a', (char)c, 'b', ']'};
+        int letter = c < 128 && (isalnum(c) || (c != 0 && strchr(marks, c)));
+        if (host_valid(guard_copy(name, 3), 3) != (letter && c != ':')) fail_msg("a %d b", c);
+        if (host_valid(guard_copy(literal, 5), 5) != letter) fail_msg("[a %d b]", c);
     }
 }
 
@@ -811,6 +831,7 @@ int main(void)
         cmocka_unit_test(authority_never_reads_past_the_target),
         cmocka_unit_test(path_gives_its_token_or_the_status),
         cmocka_unit_test(host_is_a_name_or_an_address_with_its_port),
+        cmocka_unit_test(host_has_letters_digits_and_these_marks),
         cmocka_unit_test(host_with_a_nul_byte_is_refused),
         cmocka_unit_test(target_has_a_form_that_its_method_may_have),
         cmocka_unit_test(host_ends_before_its_port),

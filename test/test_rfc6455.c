@@ -1202,6 +1202,9 @@ static const struct handshake_row {
      "/////////////////////w==\r\n", 101, "XXpj4jYzLM2yUE0C7TIgMwTQh2g="},
     {"4.2.1/5: key of plus and slash", LINE HOST UPGRADE CONNECTION V13 KEY_NAME
      "+/+/+/+/+/+/+/+/+/+/+w==\r\n", 101, "M0DUs3om0SqzerhOhYSMM7WQuBQ="},
+    {"4.1: key of the example there, whose spare bits are not zero",
+     LINE HOST UPGRADE CONNECTION V13 KEY_NAME "AQIDBAUGBwgJCgsMDQ4PEC==\r\n", 101,
+     "OfS0wDaT5NoxF2gqm7Zj2YtetzM="},
     {"4.2.1/5: blanks around the key are not part of it", LINE HOST UPGRADE CONNECTION V13
      "Sec-WebSocket-Key: \t " SAMPLE_KEY " \t \r\n", 101, SAMPLE_ACCEPT},
     {"4.2.1/5: key of 15 bytes", LINE HOST UPGRADE CONNECTION V13 KEY_NAME

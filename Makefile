@@ -66,6 +66,8 @@ check-san-0: programs
 
 programs: $(PROGRAM) $(INSIDE) $(SYSTEMS) $(BUILD)/echo
 
+binaries: programs $(BUILD)/test_faults $(REPLAYS) $(HOSTS)
+
 list-inside:
 	@echo $(INSIDE)
 
@@ -80,11 +82,10 @@ fuzz:
 	test/fuzz.sh $(SECONDS)
 
 replay: $(REPLAYS)
-	for harness in $(REPLAYS); do $$harness </dev/null || exit 1; done
+	test/run $(REPLAYS)
 
 hosts: $(HOSTS)
-	$(BUILD)/embed --test
-	$(BUILD)/worker
+	test/run "$(BUILD)/embed --test" $(BUILD)/worker
 
 matrix:
 	MAKE="$(MAKE)" test/matrix.sh $(ROWS)
@@ -255,5 +256,5 @@ help:
 	@echo 'make cover      the share of lines and branches that the tests reach: fails below 100 %'
 	@echo 'Set CC, CFLAGS, CPPFLAGS, LDFLAGS, LDLIBS, PREFIX and DESTDIR as you need.'
 
-.PHONY: all run test check programs list-inside check-san-0 check-san-1 faults fuzz replay hosts matrix attack symbols size lint cover deps deps-all bench install \
+.PHONY: all run test check programs binaries list-inside check-san-0 check-san-1 faults fuzz replay hosts matrix attack symbols size lint cover deps deps-all bench install \
 	uninstall clean help

@@ -907,12 +907,11 @@ enum conn_state {
 enum conn_flag {
     CONN_WAITING = 1, /* not read: it needs an input buffer and none is free */
     CONN_ABRUPT = 2,  /* after the frame it is in only its own last bytes are sent */
-    CONN_SHUT = 4,    /* our side is shut down */
-    CONN_STARVED = 8, /* its last frame was cut off: the buffer had no room for it */
-    CONN_SPOKE = 16,  /* lately: it is kept hot */
-    CONN_EXTRA = 32,  /* a pusher too many, which is being told so */
-    CONN_TOLD = 64,   /* on_open was: then on_close is, too */
-    CONN_LAST = 128   /* its close frame is sent, or waits */
+    CONN_STARVED = 4, /* its last frame was cut off: the buffer had no room for it */
+    CONN_SPOKE = 8,   /* lately: it is kept hot */
+    CONN_EXTRA = 16,  /* a pusher too many, which is being told so */
+    CONN_TOLD = 32,   /* on_open was: then on_close is, too */
+    CONN_LAST = 64    /* its close frame is sent, or waits */
 };
 
 /* The lists of connections by deadline: each has one duration, so that joining at the tail keeps
@@ -1954,6 +1953,15 @@ static int message_append(struct exportws *w, uint32_t index, const uint8_t *p, 
 
 /* ===== Output ===== */
 
+/* Whether a connection whose send() or recv() failed so is as good as before. */
+static int error_passes(int error)
+{
+    static const int passing[] = {EAGAIN, EWOULDBLOCK, EINTR, ENOBUFS, ENOMEM};
+    for (unsigned i = 0; i < sizeof passing / sizeof *passing; i++)
+        if (error == passing[i]) return 1;
+    return 0;
+}
+
 /* Hands bytes to the kernel: how many it took, or -1 when the connection is no more. */
 static ptrdiff_t conn_write(struct exportws *w, const struct conn *c, const uint8_t *p, size_t n)
 {
@@ -1962,10 +1970,7 @@ static ptrdiff_t conn_write(struct exportws *w, const struct conn *c, const uint
         w->m->bytes_sent += (uint64_t)sent;
         return sent;
     }
-    return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR || errno == ENOBUFS ||
-                   errno == ENOMEM
-             ? 0
-             : -1;
+    return error_passes(errno) ? 0 : -1;
 }
 
 /* Lets a kept message wait for one connection, behind all else that waits and before what has the
@@ -2012,11 +2017,11 @@ static uint32_t control_share(const struct exportws *w)
     return (w->block_count - w->reserve) / 4;
 }
 
-/* The message a connection has to send next, or NONE: the oldest of three queues. */
+/* The message a connection, for which something waits, has to send next: the oldest of three
+ * queues. */
 static uint32_t conn_next(const struct exportws *w, const struct conn *c)
 {
     uint32_t next = c->out.first;
-    if (c->queued == 0) return NONE;
     if (c->own != NONE && (next == NONE || message_at(w, c->own)->id < message_at(w, next)->id))
         next = c->own;
     if (c->all != NONE && (next == NONE || message_at(w, c->all)->id < message_at(w, next)->id))
@@ -2136,13 +2141,10 @@ static void conn_output_done(struct exportws *w, struct conn *c, int progress)
         if (waits && (progress || c->timer != TIMER_WRITE)) timer_set(w, c, TIMER_WRITE);
         if (!waits) timer_set(w, c, TIMER_CLOSE);
         return;
-    case CONN_LINGER:
+    default: /* CONN_LINGER: it comes here once with nothing left to send */
         if (c->timer != TIMER_CLOSE) timer_set(w, c, TIMER_CLOSE);
-        if (c->queued > 0 || (c->flags & CONN_SHUT)) return;
-        c->flags |= CONN_SHUT;
-        if (shutdown(c->fd, SHUT_WR) < 0) conn_doom(w, c);
+        if (c->queued == 0 && shutdown(c->fd, SHUT_WR) < 0) conn_doom(w, c);
         return;
-    default: return;
     }
 }
 
@@ -2650,18 +2652,15 @@ static struct input *input_of(const struct exportws *w, const struct conn *c)
     return c->input > 0 ? &w->inputs[c->input - 1] : w->scratch;
 }
 
-/* A free input for a connection, which holds none, or NULL: all are in use. */
+/* An input for a connection, which holds none; there must be a free one. */
 static struct input *input_take(struct exportws *w, struct conn *c)
 {
-    if (w->free_inputs == 0) return NULL;
-    for (uint32_t i = 0; i < w->input_count; i++) {
-        if (w->inputs[i].owner != NONE) continue;
-        w->free_inputs--;
-        c->input = (uint8_t)(i + 1);
-        input_reset(&w->inputs[i], (uint32_t)(c - w->conns), w->now_ms);
-        return &w->inputs[i];
-    }
-    return NULL;
+    uint32_t i = 0;
+    while (w->inputs[i].owner != NONE) i++;
+    w->free_inputs--;
+    c->input = (uint8_t)(i + 1);
+    input_reset(&w->inputs[i], (uint32_t)(c - w->conns), w->now_ms);
+    return &w->inputs[i];
 }
 
 static void input_release(struct exportws *w, struct conn *c)
@@ -2682,7 +2681,7 @@ static void input_compact(struct input *in)
     in->used = in->have + rest;
 }
 
-/* Keeps the scratch's incomplete unit in an input of the connection's own (there is a free one). */
+/* Keeps the scratch's incomplete unit in an input of the connection's own. */
 static void input_keep(struct exportws *w, struct conn *c)
 {
     struct input *from = w->scratch, *to = input_take(w, c);
@@ -2703,10 +2702,7 @@ static ptrdiff_t input_receive(struct exportws *w, const struct conn *c, struct 
     if (n > 0) in->used += (size_t)n;
     if (n > 0 && !(flags & MSG_PEEK)) w->m->bytes_received += (uint64_t)n;
     if (n >= 0) return n > 0 ? n : -1;
-    return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR || errno == ENOBUFS ||
-                   errno == ENOMEM
-             ? 0
-             : -2;
+    return error_passes(errno) ? 0 : -2;
 }
 
 /* Takes n bytes that were peeked at, and so are there, from the kernel. 0, or -1 when it fails on and
@@ -2840,7 +2836,7 @@ static int session_step(struct exportws *w, struct conn *c, struct input *in, in
     }
     if ((f.opcode == OP_CONTINUATION) != (in->kind != 0)) return -1002;
     if (f.size > w->o.max_message_bytes - in->have) return -1009;
-    if (peek && (!f.fin || in->kind != 0 || n < f.size)) return 0;
+    if (peek && (!f.fin || n < f.size)) return 0;
     if (in->kind == 0) {
         in->kind = f.opcode;
         in->utf8 = (struct utf8){0, 0, 0};
@@ -3129,7 +3125,7 @@ static struct conn *client_upgrade(struct exportws *w, struct conn *c, struct ex
     struct refusal no = {0, ""};
     char *token = NULL;
     int n = path_token(w, path, &token);
-    if (n <= 0) no = (struct refusal){n < 0 ? -n : 404, token_why(n < 0 ? -n : 404)};
+    if (n < 0) no = (struct refusal){-n, token_why(-n)};
     if (no.status == 0) no = handshake_check(w, r->parsed, r->head);
     if (no.status == 0 && client_resume(r) < 0)
         no = (struct refusal){400, "last must be a message's id"};
@@ -4126,8 +4122,7 @@ static int loop_timers(struct exportws *w)
 static int loop_timeout(struct exportws *w, int timeout_ms)
 {
     uint64_t due = UINT64_MAX, wait;
-    if (w->left_first != NONE || w->expired != NONE || w->posts_left) return 0;
-    if (w->timers[TIMER_DEAD].first != NONE) return 0;
+    if (w->left_first != NONE || w->posts_left || w->timers[TIMER_DEAD].first != NONE) return 0;
     for (unsigned timer = TIMER_HEAD; timer < TIMER_DEAD; timer++)
         if (w->timers[timer].first != NONE && w->conns[w->timers[timer].first].due_ms < due)
             due = w->conns[w->timers[timer].first].due_ms;
@@ -4139,18 +4134,17 @@ static int loop_timeout(struct exportws *w, int timeout_ms)
     if (w->waiting > 0 && w->wait_due_ms < due) due = w->wait_due_ms;
     if (due == UINT64_MAX) return timeout_ms;
     loop_time(w);
-    wait = due > w->now_ms ? due - w->now_ms : 0;
-    if (wait > INT32_MAX) wait = INT32_MAX;
+    wait = due > w->now_ms ? due - w->now_ms : 0; /* a day at most, as the options are bounded */
     return timeout_ms < 0 || wait < (uint64_t)timeout_ms ? (int)wait : timeout_ms;
 }
 
-/* Tells of those who left, and closes the dead. */
+/* Tells of those who left, closes the dead, and tells of the messages that nobody got. */
 static void loop_bury(struct exportws *w)
 {
-    messages_announce(w);
     sessions_announce(w);
     while (w->timers[TIMER_DEAD].first != NONE)
         conn_bury(w, &w->conns[w->timers[TIMER_DEAD].first]);
+    messages_announce(w);
 }
 
 /* Whether draining is over; then the server stops. */
@@ -4424,13 +4418,22 @@ void exportws_defaults(exportws_options *o)
     o->log_level = EXPORTWS_LOG_INFO;
 }
 
+/* Measures a server with these options. Returns the name of what is out of range, or NULL. */
+static const char *options_measure(const exportws_options *o, size_t *bytes)
+{
+    static const char *const together[] = {NULL, "buffer and all else together"};
+    struct exportws measured;
+    const char *wrong = o ? options_wrong(o) : "options";
+    if (wrong) return wrong;
+    measured.o = *o;
+    *bytes = layout(&measured, NULL);
+    return together[*bytes > SIZE_MAX / 2]; /* only where a size_t has 32 bits */
+}
+
 size_t exportws_memory(const exportws_options *o)
 {
-    struct exportws measured;
-    if (!o || options_wrong(o)) return 0;
-    measured.o = *o;
-    size_t bytes = layout(&measured, NULL);
-    return bytes > SIZE_MAX / 2 ? 0 : bytes;
+    size_t bytes;
+    return options_measure(o, &bytes) ? 0 : bytes;
 }
 
 /* Links all free slots, blocks and records. */
@@ -4520,11 +4523,11 @@ exportws *exportws_start(const exportws_options *o, void *memory, size_t bytes, 
                          size_t why_size)
 {
     struct text reason = {why, 0, why ? why_size : 0};
-    const char *wrong = o ? options_wrong(o) : "options";
-    size_t need = wrong ? 0 : exportws_memory(o);
+    size_t need;
+    const char *wrong = options_measure(o, &need);
     struct exportws *w = memory;
-    if (need == 0) {
-        fail(&reason, "out of range: ", wrong ? wrong : "all sizes together", NULL);
+    if (wrong) {
+        fail(&reason, "out of range: ", wrong, NULL);
         return NULL;
     }
     if (!memory || bytes < need || (uintptr_t)memory % sizeof(uint64_t) != 0) {
@@ -4786,7 +4789,6 @@ static void program_write(int fd, const char *p, size_t n)
 {
     while (n > 0) {
         ssize_t done = write(fd, p, n);
-        if (done < 0 && errno == EINTR) continue;
         if (done <= 0) return;
         p += done, n -= (size_t)done;
     }
@@ -4916,7 +4918,7 @@ static void program_help(const struct program *p)
         text_add(&t, row->help);
         if (row->kind == OPTION_TEXT) memcpy(&word, (const char *)&p->o + row->at, sizeof word);
         if (row->kind == OPTION_FILE) word = "none";
-        if (row->at == AT(log_level) && row->kind == OPTION_ACTION && *row->unit) word = "info";
+        if (row->at == AT(log_level)) word = "info";
         if (row->kind == OPTION_FLAG) word = "off";
         if (row->kind == OPTION_COUNT || row->kind == OPTION_BYTES || row->kind == OPTION_SECONDS) {
             uint64_t number = option_number(&p->o, row);
@@ -5019,12 +5021,13 @@ static void program_descriptors(const exportws_options *o)
                           DESCRIPTORS_BESIDE;
     char bytes[256];
     struct text t = {bytes, 0, sizeof bytes};
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur >= need) return;
-    limit.rlim_cur = limit.rlim_max == RLIM_INFINITY || limit.rlim_max >= need ? (rlim_t)need
-                                                                               : limit.rlim_max;
-    int failed = setrlimit(RLIMIT_NOFILE, &limit) < 0;
-    if ((!failed && limit.rlim_cur >= need) || o->log_level < EXPORTWS_LOG_WARN) return;
+    struct rlimit limit = {RLIM_INFINITY, RLIM_INFINITY};
+    getrlimit(RLIMIT_NOFILE, &limit);
+    if (limit.rlim_cur >= need) return;
+    limit.rlim_cur = limit.rlim_max >= need ? (rlim_t)need : limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+    getrlimit(RLIMIT_NOFILE, &limit); /* what it came to */
+    if (limit.rlim_cur >= need || o->log_level < EXPORTWS_LOG_WARN) return;
     text_add(&t, "time="), log_time(&t), text_add(&t, " level=warn event=start descriptors="),
         text_decimal(&t, limit.rlim_cur);
     text_add(&t, " needed="), text_decimal(&t, need),
@@ -5046,18 +5049,16 @@ static void program_ready(const exportws *w, const exportws_options *o, size_t b
     program_say(STDOUT_FILENO, &t);
 }
 
-static void program_signals(void)
+/* A write that a signal interrupts goes on; poll() does not. */
+static void program_signal_action(int number, void (*action)(int))
 {
     struct sigaction act;
     memset(&act, 0, sizeof act);
     sigemptyset(&act.sa_mask);
-    act.sa_handler = SIG_IGN;
-    sigaction(SIGPIPE, &act, NULL);
-    act.sa_handler = program_signal;
-    sigaction(SIGTERM, &act, NULL);
-    sigaction(SIGINT, &act, NULL);
+    act.sa_flags = SA_RESTART;
+    act.sa_handler = action;
+    sigaction(number, &act, NULL);
 }
-
 
 static int program_fail(const char *why)
 {
@@ -5102,8 +5103,7 @@ static void program_notify(const char *state)
     to.sun_family = AF_UNIX;
     memcpy(to.sun_path, path, n);
     if (path[0] == '@') to.sun_path[0] = '\0'; /* Linux's abstract names */
-    int fd = socket(AF_UNIX, SOCK_DGRAM, 0);
-    if (fd < 0) return;
+    int fd = socket(AF_UNIX, SOCK_DGRAM, 0); /* none: then nothing is sent, or closed */
     sendto(fd, state, strlen(state), MSG_NOSIGNAL, (const struct sockaddr *)&to,
            (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n));
     close(fd);
@@ -5116,13 +5116,14 @@ static int program_run(struct program *p)
     void *memory = malloc(bytes);
     if (!memory) return program_fail("out of memory");
     program_descriptors(&p->o);
-    program_signals();
+    program_signal_action(SIGPIPE, SIG_IGN);
     running = exportws_start(&p->o, memory, bytes, why, sizeof why);
     if (!running) {
         free(memory);
         return program_fail(why);
     }
-    if (signalled) exportws_stop(running); /* it came before there was anything to stop */
+    program_signal_action(SIGTERM, program_signal);
+    program_signal_action(SIGINT, program_signal);
     program_ready(running, &p->o, bytes);
     program_notify("READY=1");
     for (int told = 0; exportws_step(running, -1) >= 0;) {
@@ -5133,12 +5134,13 @@ static int program_run(struct program *p)
     return 0;
 }
 
-/* What an option that is a text has been set to, or NULL. */
+/* What an option has been set to: one that is a text, as a number's range was seen to when it was
+ * read; NULL when there is none of that name. */
 static const char *program_value(const struct program *p, const char *name)
 {
     const char *value = NULL;
     for (unsigned i = 0; i < OPTIONS; i++)
-        if (strcmp(options[i].name, name) == 0 && options[i].kind == OPTION_TEXT)
+        if (strcmp(options[i].name, name) == 0)
             memcpy(&value, (const char *)&p->o + options[i].at, sizeof value);
     return value;
 }
@@ -5152,11 +5154,9 @@ int main(int argc, char **argv)
     int status = program_options(&program, argc, argv);
     if (status == 0) status = program_sockets(&program);
     if (status != 0) return status < 0 ? 0 : status;
-    const char *wrong = options_wrong(&program.o);
-    size_t bytes = exportws_memory(&program.o);
+    size_t bytes;
+    const char *wrong = options_measure(&program.o, &bytes);
     if (wrong) return program_bad(wrong, program_value(&program, wrong), "is not a proper value");
-    if (bytes == 0)
-        return program_bad("buffer", NULL, "and the rest are more than this machine can address");
     if (!program.print_memory) return program_run(&program);
     char line[32];
     struct text t = {line, 0, sizeof line};

@@ -4,19 +4,23 @@
 Environment: EXPORTWS, the server (./exportws). Prints a line for every test; arguments pick
 tests by a part of their name.
 """
+import fcntl
 import functools
 import json
 import os
 import re
 import socket
+import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections import namedtuple
 
 sys.dont_write_bytecode = True
-from harness import (CLOSE, PATH, PING, TEXT, Connection, Failure, Server,  # noqa: E402
-                     Skip, attempt, between, dial, equal, log_fields, poll, read_head, run, true)
+from harness import (CLOSE, DEADLINE, PATH, PING, PROGRAM, READY, TEXT, Connection,  # noqa: E402
+                     Failure, Server, Skip, attempt, between, dial, equal, log_fault, log_fields,
+                     poll, read_head, run, true)
 
 # ===== The table of the contract =====
 
@@ -24,10 +28,14 @@ Option = namedtuple("Option", "name default unit garbage")
 
 NUMBERS = ("", "-1", "x", "1x", " 1", "1.5", "0x10", "1e3", "9" * 30)
 COUNT = NUMBERS + ("0",)
-SECONDS = ("", "-1", "x", "1x", " 1", "nan", "inf", "1e3", ".", "1.2.3", "9" * 30)
+BYTES = COUNT + ("4t", "k", "4kb", "1mm", "17179869184g", "18014398509481985k")
+SECONDS = ("", "-1", "x", "1x", " 1", "nan", "inf", "1e3", ".", "1.2.3", "1.2345", "1.x",
+           "86400.001", "4294967296", "9" * 30)
+POSITIVE = SECONDS + ("0", "0.000")
 ADDRESS = ("", "nonsense", "127.0.0.1", "127.0.0.1:", "127.0.0.1:8x", "127.0.0.1:65536", "[::1:80",
            "[::1]", "unix:", "unix:/" + "x" * 200)
-FILE = ("", "/nonexistent/secret", "/dev/null")
+FILE = ("", "/nonexistent/secret", "/dev/null", "/")
+ORIGIN = ("", "app.example.com", "https://", "https://app.example.com/", "https://a.example/b")
 FLAG = ("yes", "")
 ANYWHERE = ("--listen", "127.0.0.1:0", "--push", "127.0.0.1:0")
 
@@ -41,20 +49,20 @@ OPTIONS = [
     Option("--pushers", "64", "N", COUNT),
     Option("--per-token", "8", "N", COUNT),
     Option("--per-address", "0", "N", NUMBERS),
-    Option("--max-token", "64", "BYTES", COUNT),
-    Option("--max-message", "4096", "BYTES", COUNT),
-    Option("--max-push", "65536", "BYTES", COUNT),
+    Option("--max-token", "64", "BYTES", BYTES),
+    Option("--max-message", "4096", "BYTES", BYTES),
+    Option("--max-push", "65536", "BYTES", BYTES),
     Option("--queue", "32", "N", COUNT),
-    Option("--buffer", "4194304", "BYTES", COUNT + ("4t", "k", "4kb", "1mm")),
+    Option("--buffer", "4194304", "BYTES", BYTES),
     Option("--hold", "30", "SECONDS", SECONDS),
     Option("--history", "16", "N", NUMBERS),
-    Option("--ping", "25", "SECONDS", SECONDS),
-    Option("--pong", "10", "SECONDS", SECONDS),
-    Option("--handshake-timeout", "10", "SECONDS", SECONDS),
-    Option("--close-timeout", "2", "SECONDS", SECONDS),
-    Option("--write-timeout", "20", "SECONDS", SECONDS),
+    Option("--ping", "25", "SECONDS", POSITIVE),
+    Option("--pong", "10", "SECONDS", POSITIVE),
+    Option("--handshake-timeout", "10", "SECONDS", POSITIVE),
+    Option("--close-timeout", "2", "SECONDS", POSITIVE),
+    Option("--write-timeout", "20", "SECONDS", POSITIVE),
     Option("--drain", "5", "SECONDS", SECONDS),
-    Option("--origin", "same host", "O", ("",)),
+    Option("--origin", "same host", "O", ORIGIN),
     Option("--heartbeat", "HEART-BEAT", "TEXT", ()),
     Option("--heartbeat-reply", "off", "", FLAG),
     Option("--log", "info", "LEVEL", ("", "loud", "inf", "3")),
@@ -618,6 +626,41 @@ def unknown_options_and_operands_are_refused():
 
 
 @test
+def errors_name_the_range():
+    for name, value, want in (
+            ("--capacity", "0", "1 to 1000000"), ("--ping", "0", "0.001 to 86400"),
+            ("--hold", "86401", "0 to 86400"), ("--buffer", "1", "1024 to 68719476736")):
+        refused("'%s' is out of range: %s\n" % (value, want), 2, name, value)
+
+
+@test
+def secret_longer_than_a_line_is_refused():
+    with tempfile.TemporaryDirectory() as folder:
+        for size, status in ((1022, 0), (1023, 2), (5000, 2)):
+            with open(folder + "/secret", "w", encoding="ascii") as file:
+                file.write("s" * size)
+            words = ("--memory", "--push-secret-file", folder + "/secret")
+            if status == 0:
+                memory_of(*words)
+            else:
+                refused("has too long a first line", status, *words)
+
+
+@test
+def origins_are_64_at_most():
+    words = ["--origin=https://%d.example" % i for i in range(65)]
+    memory_of(*words[:64])
+    refused("'https://64.example' is one too many", 2, *words)
+
+
+@test
+def closed_output_is_no_trouble():
+    for words in (("--help",), ("--version",), ("--memory",)):
+        equal(words[0], attempt(*words, limits="exec >&-"), (0, "", ""))
+    equal("--nope", attempt("--nope", limits="exec 2>&-"), (2, "", ""))
+
+
+@test
 def errors_escape_what_was_typed():
     status, out, err = attempt("--capacity=1\x1b[31m\n2")
     equal("status and stdout", (status, out), (2, ""))
@@ -663,6 +706,9 @@ def hard_descriptor_limit_is_warned_of_with_the_figure():
     equal("warnings", len(warnings), 1)
     figures = [int(figure) for figure in re.findall(r"(?<![\w:.-])\d+", warnings[0])]
     true("figure to set in %r" % warnings[0], any(820 <= figure <= 2000 for figure in figures))
+    with Server("--capacity", "500", "--log", "error", limits="ulimit -n 64") as server:
+        server.session("ab12")
+    equal("lines at --log error", server.log, [])
 
 
 # ===== The log =====
@@ -689,6 +735,47 @@ def every_event_is_logged():
     true("refuse without 404: %r" % refuse, "404" in refuse.values())
     ends = [log_fields(server.log[place])["event"] for place in (0, -1)]
     equal("first and last event", ends, ["start", "stop"])
+
+
+def settled(probe):
+    """What probe() answers once it has not changed for a while."""
+    answers = [probe()]
+    for _ in range(1000):
+        time.sleep(0.02)
+        answers.append(probe())
+        if len(set(answers[-10:])) == 1 and len(answers) >= 10:
+            break
+    return answers[-1]
+
+
+@test
+def signal_loses_no_line_of_a_log_that_is_read_slowly():
+    """The pipe is full, the server waits in write(), and then is told to stop."""
+    asked = b"".join(b"POST %s%04d HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n" %
+                     (PATH.encode(), i) for i in range(1500))
+    reading, writing = os.pipe()
+    with subprocess.Popen([PROGRAM, *ANYWHERE], stdout=subprocess.PIPE, stderr=writing) as process:
+        os.close(writing)
+        try:
+            ready = READY.fullmatch(process.stdout.readline().decode().rstrip("\n"))
+            with dial(ready["push"]) as sock:
+                sock.sendall(asked)
+                waiting = settled(lambda: fcntl.ioctl(reading, termios.FIONREAD, b"\0" * 4))
+                true("the log's pipe is empty", int.from_bytes(waiting, sys.byteorder) > 4000)
+                process.terminate()
+                time.sleep(0.1)
+            with open(reading, encoding="utf-8") as pipe:
+                lines = pipe.read().split("\n")
+            equal("exit status", process.wait(DEADLINE), 0)
+        finally:
+            process.kill()
+    faults = [fault for fault in map(log_fault, lines[:-1]) if fault]
+    equal("faults of the log", (faults, lines[-1]), ([], ""))
+    events = [log_fields(line) for line in lines[:-1]]
+    tokens = [fields["token"] for fields in events if fields["event"] == "hold"]
+    true("only %d lines" % len(tokens), len(tokens) > 100)
+    equal("lost", [i for i in range(len(tokens)) if "%04d…" % i not in tokens], [])
+    equal("last event", events[-1]["event"], "stop")
 
 
 @test

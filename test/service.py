@@ -57,8 +57,9 @@ class Service:
                 os.close(fd)
             env = {k: v for k, v in os.environ.items() if not k.startswith(("LISTEN_", "NOTIFY_"))}
             env.update(environment)
+            if sockets or pid or count is not None:
+                env["LISTEN_PID"] = str(os.getpid() if pid in (None, "own") else pid)
             if sockets or count is not None:
-                env["LISTEN_PID"] = str(os.getpid() if pid is None else pid)
                 env["LISTEN_FDS"] = str(len(sockets)) if count is None else count
             if names is not None:
                 env["LISTEN_FDNAMES"] = names
@@ -209,7 +210,9 @@ def refuses(sockets, names, word):
 
 def unknown_name_is_refused():
     clients = tcp()
-    refuses([clients[0]], "http", "LISTEN_FDNAMES")
+    for name in ("http", "clients2", "another", ""):
+        refuses([clients[0]], name, "LISTEN_FDNAMES")
+    clients[0].close()
 
 
 def socket_that_does_not_listen_is_refused():
@@ -219,8 +222,9 @@ def socket_that_does_not_listen_is_refused():
 
 
 def no_sockets_are_no_trouble():
-    for count in ("0", "", "x"):
-        service = Service(["--listen", "127.0.0.1:0", "--push", "127.0.0.1:0"], count=count)
+    for pid, count in ((None, "0"), (None, ""), (None, "x"), ("own", None), ("x", "1"), ("", "1")):
+        service = Service(["--listen", "127.0.0.1:0", "--push", "127.0.0.1:0"], pid=pid,
+                          count=count)
         try:
             service.read_line()
             expect(service.end() == 0, "it did not exit with 0")
@@ -262,7 +266,7 @@ def manager_is_told_at_an_abstract_name():
 
 
 def manager_that_is_not_there_is_no_trouble():
-    for name in ("/nowhere/at/all", "", "x", "@", "/" + "x" * 200):
+    for name in ("/nowhere/at/all", "", "x", "@", "xyz", "/" + "x" * 200):
         service = Service(["--listen", "127.0.0.1:0", "--push", "none"],
                           environment={"NOTIFY_SOCKET": name})
         try:

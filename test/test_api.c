@@ -1766,6 +1766,8 @@ static void dispatch_wants_the_fds_of_the_last_pollfds(void **state)
         assert_int_equal(exportws_dispatch(h.w, fds, (size_t)n), EXPORTWS_BAD);
         fds[i].fd = fd, fds[i].revents = 0;
     }
+    fds[n] = (struct pollfd){.fd = 1000, .events = POLLIN, .revents = POLLIN};
+    assert_int_equal(exportws_dispatch(h.w, fds, (size_t)n + 1), EXPORTWS_BAD);
     assert_int_equal(exportws_dispatch(h.w, fds, (size_t)n), 0);
     assert_int_equal(exportws_sessions(h.w), 1);
     client_close(&clients[0]);

@@ -91,6 +91,12 @@ static void await_descriptor(void)
     peer_ask(world_dial(&s, EXPORTWS_CLIENTS), "b");
 }
 
+static void await_somebody_and_descriptor(void)
+{
+    await_descriptor();
+    assert_int_equal(exportws_send(s.w, "a", "m1", 2, EXPORTWS_TEXT), 0);
+}
+
 static void await_drain(void)
 {
     struct peer *a = world_join(&s, "a");
@@ -113,6 +119,10 @@ static void set_long_close(exportws_options *o) { o->close_timeout_ms = 9000; }
 
 static void set_long_hold(exportws_options *o) { o->hold_ms = 90000; }
 
+static void set_short_hold(exportws_options *o) { o->hold_ms = 700; }
+
+static void set_no_log(exportws_options *o) { o->on_log = NULL; }
+
 static const struct due {
     const char *name;
     void (*wait)(void);
@@ -129,6 +139,9 @@ static const struct due {
     {"a pusher between two requests", await_request, 60000, seen_no_pusher, NULL},
     {"a held message", await_somebody, 5000, seen_expired, NULL},
     {"a door without descriptors", await_descriptor, 1000, seen_opened, NULL},
+    {"a door without descriptors, unheard", await_descriptor, 1000, seen_opened, set_no_log},
+    {"a held message before the door", await_somebody_and_descriptor, 700, seen_expired,
+     set_short_hold},
     {"draining", await_drain, 5000, seen_stopped, set_long_close},
 };
 

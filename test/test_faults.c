@@ -331,7 +331,7 @@ static void play_slow(struct world *s)
  * half way. */
 static void play_slow_pair(struct world *s)
 {
-    struct peer *a = world_join(s, "a"), *b = world_join(s, "a");
+    struct peer *a = world_join(s, "a"), *b = world_join(s, "a"), *p = world_pusher(s);
     for (uint32_t i = 0; i < s->w->capacity; i++) {
         const int little = 1;
         const struct conn *c = &s->w->conns[i];
@@ -348,6 +348,9 @@ static void play_slow_pair(struct world *s)
     want_number(s, "sessions", s->w->sessions, 2);
     INSIDE(exportws_kick(s->w, "a"));
     want_number(s, "kicked again", (uint64_t)-INSIDE(exportws_kick(s->w, "a")), -EXPORTWS_ABSENT);
+    peer_say(p, "GET /app/ws/export-task/a HTTP/1.1\r\nHost: h\r\n\r\n");
+    world_settle(s);
+    want_got(s, p, "404 "); /* what waits for b is not held, and b is a session no more */
     b->deaf = 0;
     world_settle(s);
     want_number(s, "seats", s->w->seats, 1);
@@ -1264,11 +1267,42 @@ static void long_queue_goes_out_in_turns(void **state)
     if (s.wrong[0] != '\0') fail_msg("%s", s.wrong);
 }
 
+/* A reply that there is no room to keep is refused, and the session is as before; but when the
+ * kernel took a part of it, the rest can't be sent any more. */
+static void reply_without_room_is_refused(void **state)
+{
+    static struct world s;
+    (void)state;
+    faults_clear();
+    world_init(&s, "reply");
+    world_doors(&s);
+    world_start(&s);
+    struct peer *a = world_join(&s, "a");
+    exportws_id id = conn_id(s.w, world_slot(&s, "a"));
+    fill_buffer(&s, 0);
+    faults.plan = (struct fault){CALL_SEND, faults.uses[CALL_SEND] + 1, 1, EAGAIN};
+    assert_int_equal(INSIDE(exportws_reply(s.w, id, "m1", 2, EXPORTWS_TEXT)), EXPORTWS_FULL);
+    assert_int_equal(INSIDE(exportws_reply(s.w, id, "m2", 2, EXPORTWS_TEXT)), 1);
+    world_settle(&s);
+    want_got(&s, a, "101 m2 ");
+    faults.plan = (struct fault){CALL_SEND, faults.uses[CALL_SEND] + 1, 1, FAULT_SHORT};
+    assert_int_equal(INSIDE(exportws_reply(s.w, id, "m3", 2, EXPORTWS_TEXT)), EXPORTWS_GONE);
+    assert_int_equal(INSIDE(exportws_reply(s.w, id, "m4", 2, EXPORTWS_TEXT)), EXPORTWS_GONE);
+    world_settle(&s);
+    want_got(&s, a, "101 m2 ");
+    want_ended(&s, a);
+    assert_int_equal(s.w->m->closed[EXPORTWS_BY_SLOW], 1);
+    assert_int_equal(exportws_kick(s.w, "x"), 0);
+    want_number(&s, "blocks", s.w->blocks_free, s.w->block_count);
+    world_end(&s);
+    if (s.wrong[0] != '\0') fail_msg("%s", s.wrong);
+}
+
 enum { SCENARIOS = sizeof scenarios / sizeof *scenarios };
 
 int main(int argc, char **argv)
 {
-    static struct CMUnitTest tests[SCENARIOS + 3];
+    static struct CMUnitTest tests[SCENARIOS + 4];
     for (size_t i = 0; i < SCENARIOS; i++)
         tests[i] = (struct CMUnitTest){scenarios[i].name, run_all, NULL, NULL,
                                        (void *)(uintptr_t)&scenarios[i]};
@@ -1277,6 +1311,7 @@ int main(int argc, char **argv)
     tests[SCENARIOS + 1] =
         (struct CMUnitTest)cmocka_unit_test(accept_goes_on_when_a_descriptor_is_freed);
     tests[SCENARIOS + 2] = (struct CMUnitTest)cmocka_unit_test(long_queue_goes_out_in_turns);
+    tests[SCENARIOS + 3] = (struct CMUnitTest)cmocka_unit_test(reply_without_room_is_refused);
     if (argc > 1) cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests_name("faults", tests, NULL, world_folder_remove);
 }

@@ -353,6 +353,34 @@ static void tokens_of_one_hash_are_two(void **state)
     assert_int_equal(token_find(u.w, (const uint8_t *)"abc", 3), record);
 }
 
+/* Peer addresses that are all in one bucket: each is counted for itself, whoever leaves first. */
+static void addresses_of_one_bucket_are_told_apart(void **state)
+{
+    static struct conn from[8];
+    static const unsigned order[8] = {3, 0, 7, 1, 6, 2, 5, 4};
+    (void)state;
+    unit_end(&u);
+    small_options();
+    u.o.per_address = 2;
+    unit_start(&u);
+    u.w->address_mask = 0;
+    for (unsigned n = 0; n < 2; n++)
+        for (uint8_t i = 0; i < 8; i++) {
+            from[i].address[15] = i;
+            assert_true(address_admits(u.w, from[i].address));
+            address_join(u.w, &from[i]);
+        }
+    for (unsigned i = 0; i < 8; i++) {
+        for (unsigned k = 0; k < 8; k++)
+            assert_int_equal(address_admits(u.w, from[order[k]].address), k < i);
+        address_leave(u.w, &from[order[i]]);
+        assert_true(address_admits(u.w, from[order[i]].address));
+        address_leave(u.w, &from[order[i]]);
+    }
+    assert_int_equal(u.w->address_buckets[0], NONE);
+    free_lists(u.w);
+}
+
 /* A record for each block and each session: they can't run out before those do. */
 static void tokens_never_run_out_of_records(void **state)
 {
@@ -942,6 +970,7 @@ int main(void)
         TEST(messages_for_all_do_not_age),
         TEST(tokens_are_told_apart_by_every_byte),
         TEST(tokens_of_one_hash_are_two),
+        TEST(addresses_of_one_bucket_are_told_apart),
         TEST(tokens_never_run_out_of_records),
         TEST(timers_keep_the_order_of_deadlines),
         TEST(held_message_expires_on_its_millisecond),

@@ -102,6 +102,16 @@ static void every_number_is_held_to_its_range(void **state)
     }
 }
 
+/* Each in its range, but more than a size_t of 32 bits can say. */
+static void sizes_have_to_be_within_reach_together(void **state)
+{
+    exportws_options o;
+    (void)state;
+    exportws_defaults(&o);
+    o.max_push_bytes = 1U << 30, o.max_message_bytes = 1U << 30, o.buffer_bytes = 1U << 31;
+    options_expect("4 GiB", &o, sizeof(size_t) < 8 ? "buffer and all else together" : NULL);
+}
+
 static void only_some_numbers_may_be_zero(void **state)
 {
     static const char *const may[] = {"per-address", "hold", "history", "drain"};
@@ -404,6 +414,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_number_has_its_row),
         cmocka_unit_test(every_number_is_held_to_its_range),
+        cmocka_unit_test(sizes_have_to_be_within_reach_together),
         cmocka_unit_test(only_some_numbers_may_be_zero),
         cmocka_unit_test(option_number_reads_no_neighbour),
         cmocka_unit_test(defaults_are_those_of_the_contract),

@@ -4236,13 +4236,14 @@ static int loop_finish(struct exportws *w, int events)
     return events;
 }
 
-/* One turn: polls what is to be polled, and serves it. */
+/* One turn: polls what is to be polled, and serves it. A negative timeout is one without a session:
+ * each has a deadline. */
 static int loop_turn(struct exportws *w, int timeout_ms)
 {
     uint32_t count = loop_quiet(w) ? w->poll_count : w->hot;
     uint64_t due_us = w->sweep_due_us > w->now_us ? w->sweep_due_us - w->now_us : 0;
     int sweep_ms = (int)((due_us + 999) / 1000);
-    if (count < w->poll_count && (timeout_ms < 0 || sweep_ms < timeout_ms)) timeout_ms = sweep_ms;
+    if (count < w->poll_count && sweep_ms < timeout_ms) timeout_ms = sweep_ms;
     int ready = poll(w->polls, count, timeout_ms);
     w->in_turn = 1;
     loop_time(w);

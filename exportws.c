@@ -36,13 +36,13 @@
  *     stage, answers     buffers for what is written
  *     ring               what other threads have posted
  *
- * Sections: System, Bytes, SHA-1, Base64, SipHash, UTF-8, HTTP head, Chunks, Targets, Frames,
- * Server, Log, Options, Arena, Timers, Poll set, Messages, Tokens, Keeping, Output, Addresses,
- * Sessions, Push, Input, Conversation, Responses, Client door, Metrics, Push door, Loop, Doors, API,
- * Program.
+ * Sections: System, Bytes, SHA-1 and SHA-256, Base64, SipHash, UTF-8, HTTP head, Chunks, Targets,
+ * Frames, Server, Log, Options, Arena, Timers, Poll set, Messages, Tokens, Keeping, Output,
+ * Addresses, Sessions, Push, Input, Conversation, Responses, Client door, Metrics, Push door, Loop,
+ * Doors, API, Program.
  *
  * RFC 6455 (WebSocket), RFC 9110 and 9112 (HTTP), RFC 3629 (UTF-8), RFC 4648 (base64), FIPS 180-4
- * (SHA-1). ISC licence: at the end. */
+ * (SHA), RFC 2104 (HMAC). ISC licence: at the end. */
 
 /* ===== System ===== */
 
@@ -235,18 +235,24 @@ static void text_end(struct text *t)
     if (t->size > 0) t->p[t->n < t->size ? t->n : t->size - 1] = '\0';
 }
 
-/* ===== SHA-1 (FIPS 180-4) ===== */
+/* ===== SHA-1 and SHA-256 (FIPS 180-4) ===== */
+
+/* What tells one from the other: the state at the start, and what a block, the first 16 words of
+ * w, does to it. */
+struct sha {
+    void (*block)(uint32_t state[8], uint32_t w[80]);
+    uint32_t start[8];
+};
 
 static uint32_t rotate_left(uint32_t x, unsigned by)
 {
     return x << by | x >> (32 - by);
 }
 
-static void sha1_block(uint32_t state[5], const uint8_t block[64])
+static void sha1_block(uint32_t state[8], uint32_t w[80])
 {
     static const uint32_t constant[4] = {0x5a827999, 0x6ed9eba1, 0x8f1bbcdc, 0xca62c1d6};
-    uint32_t w[80], a = state[0], b = state[1], c = state[2], d = state[3], e = state[4];
-    for (unsigned i = 0; i < 16; i++) w[i] = load_be32(block + 4 * i);
+    uint32_t a = state[0], b = state[1], c = state[2], d = state[3], e = state[4];
     for (unsigned i = 16; i < 80; i++)
         w[i] = rotate_left(w[i - 3] ^ w[i - 8] ^ w[i - 14] ^ w[i - 16], 1);
     for (unsigned i = 0; i < 80; i++) {
@@ -260,18 +266,83 @@ static void sha1_block(uint32_t state[5], const uint8_t block[64])
     state[0] += a, state[1] += b, state[2] += c, state[3] += d, state[4] += e;
 }
 
-/* The digest of p[0..n). */
-static void sha1(const uint8_t *p, size_t n, uint8_t digest[20])
+/* x rotated right by a, and by b, and the two joined. */
+static uint32_t sha256_mix(uint32_t x, unsigned a, unsigned b)
 {
-    uint32_t state[5] = {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e1f0};
-    uint8_t last[128] = {0};
-    size_t whole = n / 64 * 64, rest = n - whole, tail = rest < 56 ? 64 : 128;
-    for (size_t at = 0; at < whole; at += 64) sha1_block(state, p + at);
-    if (rest > 0) memcpy(last, p + whole, rest);
-    last[rest] = 0x80;
-    store_be(last + tail - 8, 8, (uint64_t)n * 8);
-    for (size_t at = 0; at < tail; at += 64) sha1_block(state, last + at);
-    for (unsigned i = 0; i < 5; i++) store_be(digest + 4 * i, 4, state[i]);
+    return rotate_left(x, 32 - a) ^ rotate_left(x, 32 - b);
+}
+
+static void sha256_block(uint32_t state[8], uint32_t w[80])
+{
+    static const uint32_t constant[64] = {
+        0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4,
+        0xab1c5ed5, 0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe,
+        0x9bdc06a7, 0xc19bf174, 0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f,
+        0x4a7484aa, 0x5cb0a9dc, 0x76f988da, 0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7,
+        0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967, 0x27b70a85, 0x2e1b2138, 0x4d2c6dfc,
+        0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85, 0xa2bfe8a1, 0xa81a664b,
+        0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070, 0x19a4c116,
+        0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
+        0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7,
+        0xc67178f2};
+    uint32_t v[8];
+    memcpy(v, state, sizeof v);
+    for (unsigned i = 0; i < 64; i++) {
+        if (i >= 16)
+            w[i] = (sha256_mix(w[i - 2], 17, 19) ^ w[i - 2] >> 10) + w[i - 7] +
+                   (sha256_mix(w[i - 15], 7, 18) ^ w[i - 15] >> 3) + w[i - 16];
+        uint32_t t = v[7] + (sha256_mix(v[4], 6, 11) ^ rotate_left(v[4], 7)) +
+                     (v[6] ^ (v[4] & (v[5] ^ v[6]))) + constant[i] + w[i];
+        uint32_t u = (sha256_mix(v[0], 2, 13) ^ rotate_left(v[0], 10)) +
+                     ((v[0] & v[1]) | (v[2] & (v[0] | v[1])));
+        memmove(v + 1, v, sizeof v - sizeof *v);
+        v[4] += t;
+        v[0] = t + u;
+    }
+    for (unsigned i = 0; i < 8; i++) state[i] += v[i];
+}
+
+static const struct sha sha1 = {
+    sha1_block, {0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e1f0}};
+static const struct sha sha256 = {sha256_block,
+                                  {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f,
+                                   0x9b05688c, 0x1f83d9ab, 0x5be0cd19}};
+
+/* The digest of before[0..64) (NULL: of nothing) and p[0..n), which may be where it goes. Of SHA-1
+ * it is the first 20 bytes. */
+static void sha_digest(const struct sha *kind, const uint8_t *before, const uint8_t *p, size_t n,
+                       uint8_t digest[32])
+{
+    const uint64_t bits = ((uint64_t)n + (before ? 64 : 0)) * 8;
+    uint32_t state[8], w[80];
+    uint8_t mark = 0x80; /* stands behind the text */
+    memcpy(state, kind->start, sizeof state);
+    for (size_t here = 64; here >= 56;) { /* the length needs the last 8 bytes */
+        uint8_t block[64] = {0};
+        here = before ? sizeof block : smaller(n, sizeof block);
+        memcpy(block, before ? before : p, here);
+        if (!before) p += here, n -= here;
+        before = NULL;
+        if (here < sizeof block) block[here] = mark, mark = 0;
+        if (here < 56) store_be(block + 56, 8, bits);
+        for (unsigned i = 0; i < 16; i++) w[i] = load_be32(block + 4 * i);
+        kind->block(state, w);
+    }
+    for (unsigned i = 0; i < 8; i++) store_be(digest + 4 * i, 4, state[i]);
+}
+
+/* HMAC-SHA-256 of p[0..n) (RFC 2104). */
+static void hmac_sha256(const uint8_t *key, size_t key_size, const uint8_t *p, size_t n,
+                        uint8_t mac[32])
+{
+    uint8_t block[64] = {0};
+    if (key_size > sizeof block) sha_digest(&sha256, NULL, key, key_size, block);
+    else memcpy(block, key, key_size);
+    for (unsigned pass = 0; pass < 2; pass++) {
+        for (unsigned i = 0; i < sizeof block; i++) block[i] ^= pass == 0 ? 0x36 : 0x36 ^ 0x5c;
+        sha_digest(&sha256, block, p, n, mac);
+        p = mac, n = 32;
+    }
 }
 
 /* ===== Base64 (RFC 4648, section 4) ===== */
@@ -307,11 +378,11 @@ static int key_valid(const uint8_t *p, size_t n)
 /* Sec-WebSocket-Accept for a key (RFC 6455, 4.2.2). */
 static void key_accept(const uint8_t key[24], char accept[28])
 {
-    uint8_t joined[60], digest[20];
+    uint8_t joined[60], digest[32];
     memcpy(joined, key, 24);
     memcpy(joined + 24, "258EAFA5-E914-47DA-95CA-C5AB0DC85B11", 36);
-    sha1(joined, sizeof joined, digest);
-    base64_encode(digest, sizeof digest, accept);
+    sha_digest(&sha1, NULL, joined, sizeof joined, digest);
+    base64_encode(digest, 20, accept);
 }
 
 /* ===== SipHash-2-4: a keyed hash, so that chosen tokens can't pile up in one bucket ===== */
@@ -805,6 +876,27 @@ static int secret_equal(const uint8_t *given, size_t n, const char *secret)
         if (at < size) at++;
     }
     return differ == 0;
+}
+
+/* Whether a signature is the base64url, without padding, of the HMAC-SHA-256 of a text with one of
+ * the first two lines of `secrets`. An empty line is no secret. */
+static int signature_valid(const char *signature, const char *text, const char *secrets)
+{
+    int valid = 0;
+    for (unsigned line = 0; line < 2; line++) {
+        uint8_t mac[32];
+        char want[44];
+        secrets += strspn(secrets, "\r\n");
+        size_t n = strcspn(secrets, "\r\n");
+        hmac_sha256((const uint8_t *)secrets, n, (const uint8_t *)text, strlen(text), mac);
+        base64_encode(mac, sizeof mac, want);
+        for (unsigned i = 0; i < 43; i++)
+            want[i] = want[i] == '+' ? '-' : want[i] == '/' ? '_' : want[i];
+        want[43] = '\0';
+        valid |= n > 0 && secret_equal((const uint8_t *)signature, strlen(signature), want);
+        secrets += n;
+    }
+    return valid;
 }
 
 /* ===== Frames (RFC 6455, section 5) ===== */
@@ -1373,7 +1465,7 @@ static const char *options_wrong(const exportws_options *o)
     if (o->origin_count > 0 && !o->origins) return "origin";
     for (size_t i = 0; i < o->origin_count; i++)
         if (!o->origins[i]) return "origin";
-    if (o->client_secret) return "client-secret";
+    if (o->client_secret && strcspn(o->client_secret, "\r\n") == 0) return "client-secret";
     if (o->trusted_proxy_count > 0) return "trusted-proxy";
     if (o->demo) return "demo";
     if (o->log_level < EXPORTWS_LOG_ERROR || o->log_level > EXPORTWS_LOG_DEBUG) return "log";
@@ -3050,15 +3142,15 @@ static void target_split(uint8_t *p, const struct head *h, char **path, char **q
     else *query = *path + strlen(*path);
 }
 
-/* Decodes the token behind `path` in place. Its length, or -404 (none), -400, -414. */
-static int path_token(const struct exportws *w, char *path, char **token)
+/* Decodes the token behind `path` in place. Its length, or -404 (none), -400, -414 (longer than
+ * `most`). */
+static int path_token(const struct exportws *w, char *path, char **token, size_t most)
 {
     size_t prefix = strlen(w->o.path);
     if (strncmp(path, w->o.path, prefix) != 0 || path[prefix] == '\0' || strchr(path + prefix, '/'))
         return -404;
     *token = path + prefix;
-    int n = token_decode((const uint8_t *)*token, strlen(*token), (uint8_t *)*token,
-                         w->o.max_token_bytes);
+    int n = token_decode((const uint8_t *)*token, strlen(*token), (uint8_t *)*token, most);
     if (n > 0) (*token)[n] = '\0';
     return n;
 }
@@ -3080,6 +3172,29 @@ static int client_resume(struct exportws_request *r)
     if (!last || !(r->parsed->flags & HEAD_IDS)) return 0;
     r->resume.asked = 1;
     return decimal_parse((const uint8_t *)last, n, &r->resume.last);
+}
+
+/* What is wrong with a token that must be NAME.EXPIRES.SIGNATURE, and not yet expired; status 0:
+ * nothing, and it is cut to NAME. */
+static struct refusal token_unsign(const struct exportws *w, char *token)
+{
+    char *signature = strrchr(token, '.'), *expires = NULL;
+    uint64_t until;
+    if (signature) {
+        *signature++ = '\0';
+        expires = strrchr(token, '.');
+    }
+    if (!expires || decimal_parse((uint8_t *)expires + 1, strlen(expires + 1), &until) < 0)
+        return (struct refusal){403, "the token is not signed: NAME.EXPIRES.SIGNATURE is needed"};
+    size_t n = (size_t)(expires - token);
+    if (n == 0 || n > w->o.max_token_bytes)
+        return (struct refusal){n > 0 ? 414 : 404, token_why(n > 0 ? 414 : 404)};
+    if (!signature_valid(signature, token, w->o.client_secret))
+        return (struct refusal){403, "the token's signature is wrong"};
+    if (until <= (uint64_t)time(NULL))
+        return (struct refusal){403, "the token has expired: ask for a new one"};
+    *expires = '\0';
+    return (struct refusal){0, ""};
 }
 
 /* Lets an accepted client in: it is in the table before its 101 is written. */
@@ -3124,9 +3239,10 @@ static struct conn *client_upgrade(struct exportws *w, struct conn *c, struct ex
 {
     struct refusal no = {0, ""};
     char *token = NULL;
-    int n = path_token(w, path, &token);
+    int n = path_token(w, path, &token, w->o.client_secret ? SIZE_MAX : w->o.max_token_bytes);
     if (n < 0) no = (struct refusal){-n, token_why(-n)};
     if (no.status == 0) no = handshake_check(w, r->parsed, r->head);
+    if (no.status == 0 && w->o.client_secret) no = token_unsign(w, token);
     if (no.status == 0 && client_resume(r) < 0)
         no = (struct refusal){400, "last must be a message's id"};
     if (no.status == 0) no = room_check(w, c);
@@ -3554,7 +3670,7 @@ static void push_path(struct exportws *w, struct conn *c, struct input *in, cons
     int all = strcmp(path, w->o.path) == 0 ||
               (strlen(path) == prefix - 1 && strncmp(path, w->o.path, prefix - 1) == 0);
     char *token = NULL;
-    int n = all ? 0 : path_token(w, path, &token);
+    int n = all ? 0 : path_token(w, path, &token, w->o.max_token_bytes);
     const uint8_t *name = (const uint8_t *)token;
     int get = method_is(h, p, "GET"), post = method_is(h, p, "POST"),
         delete = method_is(h, p, "DELETE");

@@ -95,7 +95,9 @@ size_t exportws_request_header(const exportws_request *r, const char *name, char
 
 /* All sizes are in bytes, all times in milliseconds. exportws_defaults fills every member; set what
  * you want to differ. Strings and arrays are borrowed until exportws_end: they must stay as they
- * are. Every callback may be NULL; `user` is handed to each. */
+ * are, but for the text of the two secrets, which is read at every use: you may change it in place
+ * between turns (to a line that is not empty). Every callback may be NULL; `user` is handed to
+ * each. */
 typedef struct exportws_options {
     /* "HOST:PORT", "[V6]:PORT", ":PORT" (all addresses), "unix:PATH", or "fd:N": a socket that
      * listens already and is the server's from now on. HOST is a numeric address or localhost.
@@ -104,7 +106,11 @@ typedef struct exportws_options {
     const char *path;        /* starts and ends with '/': what stands before the token */
     const char *heartbeat;   /* a client's text that is swallowed and counts as life */
     const char *push_secret; /* NULL, or what the push door wants as "Authorization: Bearer ..." */
-    const char *client_secret; /* reserved: must be NULL */
+    /* NULL, or the secret that a client's token must be signed with: NAME.EXPIRES.SIGNATURE, where
+     * EXPIRES is in seconds since 1970 and SIGNATURE the base64url of HMAC-SHA-256 over
+     * NAME.EXPIRES; the session's token is NAME. Two lines are two secrets, both good, so that one
+     * can be replaced by the other. */
+    const char *client_secret;
     const char *const
         *origins; /* allowed Origins, "*" for any; none: the Origin's host must be the Host's */
     size_t origin_count;

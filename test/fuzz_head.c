@@ -291,7 +291,7 @@ static void check_target(const struct exportws *w, const struct head *h, struct 
     HOLDS(strlen(path) == size && memcmp(path, target.p, size) == 0);
     HOLDS(strlen(query) == target.n - size - (mark != NULL));
     HOLDS(!mark || memcmp(query, mark + 1, strlen(query)) == 0);
-    int n = path_token(w, path, &token);
+    int n = path_token(w, path, &token, w->o.max_token_bytes);
     HOLDS(n == -404 || n == -400 || n == -414 || (n > 0 && (size_t)n <= w->o.max_token_bytes));
     if (n > 0) HOLDS(strlen(token) == (size_t)n && !strchr(token, '/'));
 }

@@ -1,4 +1,4 @@
-/* SHA-1, Base64, Sec-WebSocket-Key and -Accept, SipHash. */
+/* SHA-1, SHA-256, HMAC, Base64, Sec-WebSocket-Key and -Accept, SipHash. */
 #define EXPORTWS_NO_MAIN
 #include "../exportws.c"
 #include "test.h"
@@ -12,9 +12,9 @@ static void digest_hex(const uint8_t *p, size_t n, char *hex)
 
 static void sha1_expect(const char *name, const uint8_t *p, size_t n, const char *want)
 {
-    uint8_t *digest = guard_room(20);
+    uint8_t *digest = guard_room(32);
     char hex[41];
-    sha1(p, n, digest);
+    sha_digest(&sha1, NULL, p, n, digest);
     digest_hex(digest, 20, hex);
     if (strcmp(hex, want) != 0) fail_msg("%s: %s instead of %s", name, hex, want);
     assert_true(guard_room_kept(digest));
@@ -91,14 +91,170 @@ static void sha1_pads_right_at_every_boundary(void **state)
 /* The digests of 201 inputs, byte i of the n-th being 7 i + n, digested once more. */
 static void sha1_of_all_lengths_from_0_to_200(void **state)
 {
-    static uint8_t digests[201 * 20];
+    static uint8_t digests[201 * 20 + 12]; /* 32 bytes are written for 20 that count */
     (void)state;
     for (size_t n = 0; n <= 200; n++) {
         uint8_t bytes[200];
         for (size_t i = 0; i < n; i++) bytes[i] = (uint8_t)(i * 7 + n);
-        sha1(guard_copy(bytes, n), n, digests + 20 * n);
+        sha_digest(&sha1, NULL, guard_copy(bytes, n), n, digests + 20 * n);
     }
-    sha1_expect("all digests", digests, sizeof digests, "d0de06f4c5cb01efe13d538b17bbc0bd8144a1c2");
+    sha1_expect("all digests", digests, 201 * 20, "d0de06f4c5cb01efe13d538b17bbc0bd8144a1c2");
+}
+
+/* ===== SHA-256 ===== */
+
+static void sha256_expect(const char *name, const uint8_t *p, size_t n, const char *want)
+{
+    uint8_t *digest = guard_room(32);
+    char hex[65];
+    sha_digest(&sha256, NULL, p, n, digest);
+    digest_hex(digest, 32, hex);
+    if (strcmp(hex, want) != 0) fail_msg("%s: %s instead of %s", name, hex, want);
+    assert_true(guard_room_kept(digest));
+}
+
+static void sha256_gives_the_digests_of_fips_180(void **state)
+{
+    static const struct {
+        const char *name, *input;
+        unsigned times;
+        const char *want;
+    } rows[] = {
+        {"nothing", "", 1, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
+        {"abc", "abc", 1, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"},
+        {"56 bytes", "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq", 1,
+         "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1"},
+        {"112 bytes",
+         "abcdefghbcdefghicdefghijdefghijkefghijklfghijklmghijklmn"
+         "hijklmnoijklmnopjklmnopqklmnopqrlmnopqrsmnopqrstnopqrstu",
+         1, "cf5b16a778af8380036ce59e7b0492370b249b11e8f07a51afac45037afee9d1"},
+        {"ten whole blocks", "0123456701234567012345670123456701234567012345670123456701234567", 10,
+         "594847328451bdfa85056225462cc1d867d877fb388df0ce35f25ab5562bfbb5"},
+    };
+    (void)state;
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        uint8_t bytes[1024];
+        size_t n = 0, piece = strlen(rows[i].input);
+        for (unsigned k = 0; k < rows[i].times; k++, n += piece)
+            memcpy(bytes + n, rows[i].input, piece);
+        sha256_expect(rows[i].name, guard_copy(bytes, n), n, rows[i].want);
+    }
+}
+
+static void sha256_of_a_million_a(void **state)
+{
+    static uint8_t million[1000000];
+    (void)state;
+    memset(million, 'a', sizeof million);
+    sha256_expect("a million a", million, sizeof million,
+                  "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+}
+
+static void sha256_pads_right_at_every_boundary(void **state)
+{
+    static const struct {
+        size_t n;
+        const char *want;
+    } rows[] = {
+        {55, "9f4390f8d30c2dd92ec9f095b65e2b9ae9b0a925a5258e241c9f1e910f734318"},
+        {56, "b35439a4ac6f0948b6d6f9e3c6af0f5f590ce20f1bde7090ef7970686ec6738a"},
+        {63, "7d3e74a05d7db15bce4ad9ec0658ea98e3f06eeecf16b4c6fff2da457ddc2f34"},
+        {64, "ffe054fe7ae0cb6dc65c3af9b61d5209f439851db43d0ba5997337df154668eb"},
+        {65, "635361c48bb9eab14198e76ea8ab7f1a41685d6ad62aa9146d301d4f17eb0ae0"},
+        {119, "31eba51c313a5c08226adf18d4a359cfdfd8d2e816b13f4af952f7ea6584dcfb"},
+        {120, "2f3d335432c70b580af0e8e1b3674a7c020d683aa5f73aaaedfdc55af904c21c"},
+        {128, "6836cf13bac400e9105071cd6af47084dfacad4e5e302c94bfed24e013afb73e"},
+    };
+    uint8_t bytes[128];
+    (void)state;
+    memset(bytes, 'a', sizeof bytes);
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        char name[32];
+        snprintf(name, sizeof name, "%zu times a", rows[i].n);
+        sha256_expect(name, guard_copy(bytes, rows[i].n), rows[i].n, rows[i].want);
+    }
+}
+
+/* As sha1_of_all_lengths_from_0_to_200. */
+static void sha256_of_all_lengths_from_0_to_200(void **state)
+{
+    static uint8_t digests[201 * 32];
+    (void)state;
+    for (size_t n = 0; n <= 200; n++) {
+        uint8_t bytes[200];
+        for (size_t i = 0; i < n; i++) bytes[i] = (uint8_t)(i * 7 + n);
+        sha_digest(&sha256, NULL, guard_copy(bytes, n), n, digests + 32 * n);
+    }
+    sha256_expect("all digests", digests, sizeof digests,
+                  "e673d33f6940a6d3856d0d305fd88363ae0ba3b96e2411d8ddd5e0dd443f4525");
+}
+
+/* ===== HMAC-SHA-256 ===== */
+
+static void hmac_gives_the_vectors_of_rfc_4231(void **state)
+{
+    static const struct {
+        const char *name;
+        size_t key_size;
+        int key; /* each of its bytes; 0: 1, 2, 3, ... */
+        const char *data;
+        size_t data_size;
+        int byte; /* of the data, when it is not given */
+        const char *want;
+    } rows[] = {
+        {"1", 20, 0x0b, "Hi There", 8, 0,
+         "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"},
+        {"3", 20, 0xaa, NULL, 50, 0xdd,
+         "773ea91e36800e46854db8ebd09181a72959098b3ef8c122d9635514ced565fe"},
+        {"4", 25, 0, NULL, 50, 0xcd,
+         "82558a389a443c0ea4cc819899f2083a85f0faa3e578f8077a2e3ff46729665b"},
+        {"5", 20, 0x0c, "Test With Truncation", 20, 0,
+         "a3b6167473100ee06e0c796c2955552bfa6f7c0a6a8aef8b93f860aab0cd20c5"},
+        {"6", 131, 0xaa, "Test Using Larger Than Block-Size Key - Hash Key First", 54, 0,
+         "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54"},
+        {"7", 131, 0xaa,
+         "This is a test using a larger than block-size key and a larger than block-size data. "
+         "The key needs to be hashed before being used by the HMAC algorithm.",
+         152, 0, "9b09ffa71b942fcb27635fbcd5b0e944bfdc63644f0713938a7f51535c3a35e2"},
+    };
+    uint8_t mac[32];
+    char hex[65];
+    (void)state;
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        uint8_t key[131], data[152];
+        for (size_t k = 0; k < rows[i].key_size; k++)
+            key[k] = (uint8_t)(rows[i].key ? rows[i].key : (int)k + 1);
+        memset(data, rows[i].byte, rows[i].data_size);
+        if (rows[i].data) memcpy(data, rows[i].data, rows[i].data_size);
+        hmac_sha256(guard_copy_low(key, rows[i].key_size), rows[i].key_size,
+                    guard_copy(data, rows[i].data_size), rows[i].data_size, mac);
+        digest_hex(mac, 32, hex);
+        if (strcmp(hex, rows[i].want) != 0) fail_msg("%s: %s", rows[i].name, hex);
+    }
+    hmac_sha256((const uint8_t *)"Jefe", 4, (const uint8_t *)"what do ya want for nothing?", 28,
+                mac);
+    digest_hex(mac, 32, hex);
+    assert_string_equal(hex, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+}
+
+/* The MACs of 201 inputs of n bytes, byte i being 3 i + n, with keys of n bytes, byte i being
+ * 5 i + n: digested. */
+static void hmac_with_keys_of_all_lengths_from_0_to_200(void **state)
+{
+    static uint8_t macs[201 * 32];
+    (void)state;
+    for (size_t n = 0; n <= 200; n++) {
+        uint8_t key[200], bytes[200], *room = guard_room(32);
+        for (size_t i = 0; i < n; i++) {
+            key[i] = (uint8_t)(i * 5 + n);
+            bytes[i] = (uint8_t)(i * 3 + n);
+        }
+        hmac_sha256(key, n, guard_copy(bytes, n), n, room);
+        memcpy(macs + 32 * n, room, 32);
+        assert_true(guard_room_kept(room));
+    }
+    sha256_expect("all MACs", macs, sizeof macs,
+                  "429a536c581d2b9845e0a100eb2b9b4026dbeeeb1866c758a5eb9d391c6b23ba");
 }
 
 /* ===== Base64 ===== */
@@ -277,6 +433,12 @@ int main(void)
         cmocka_unit_test(sha1_of_a_million_a),
         cmocka_unit_test(sha1_pads_right_at_every_boundary),
         cmocka_unit_test(sha1_of_all_lengths_from_0_to_200),
+        cmocka_unit_test(sha256_gives_the_digests_of_fips_180),
+        cmocka_unit_test(sha256_of_a_million_a),
+        cmocka_unit_test(sha256_pads_right_at_every_boundary),
+        cmocka_unit_test(sha256_of_all_lengths_from_0_to_200),
+        cmocka_unit_test(hmac_gives_the_vectors_of_rfc_4231),
+        cmocka_unit_test(hmac_with_keys_of_all_lengths_from_0_to_200),
         cmocka_unit_test(base64_gives_the_vectors_of_rfc_4648),
         cmocka_unit_test(base64_of_all_lengths_decodes_to_what_it_was),
         cmocka_unit_test(key_accept_answers_as_rfc_6455_does),

@@ -380,7 +380,7 @@ static void what_is_reserved_is_refused(void **state)
     exportws_options o;
     (void)state;
     exportws_defaults(&o);
-    o.client_secret = "s", options_expect("client secret", &o, "client-secret");
+    o.client_secret = "", options_expect("client secret", &o, "client-secret");
     o.client_secret = NULL, o.trusted_proxies = proxies, o.trusted_proxy_count = 1;
     options_expect("trusted proxy", &o, "trusted-proxy");
     o.trusted_proxy_count = 0, o.demo = 1;

@@ -31,7 +31,7 @@ COMPILE_TEST = mkdir -p $(BUILD) && $(CC) $(STRICT) $(TEST_FLAGS) $(CPPFLAGS) $(
 # scripts that drive the program, and those that look at the source.
 UNITS    = $(BUILD)/test_bytes $(BUILD)/test_digest $(BUILD)/test_utf8 $(BUILD)/test_head \
 	$(BUILD)/test_chunk $(BUILD)/test_frame $(BUILD)/test_arena $(BUILD)/test_options
-CLOCKED  = $(BUILD)/test_log $(BUILD)/test_messages
+CLOCKED  = $(BUILD)/test_log $(BUILD)/test_messages $(BUILD)/test_trust
 FAULTS   = $(BUILD)/test_start $(BUILD)/test_clock
 REPLAYS  = $(BUILD)/fuzz_head $(BUILD)/fuzz_frame $(BUILD)/fuzz_session
 EMBEDDED = $(BUILD)/test_api
@@ -163,6 +163,7 @@ $(BUILD)/test_reclaim: test/test_reclaim.c
 $(BUILD)/test_rfc6455: test/test_rfc6455.c
 $(BUILD)/test_rfc9112: test/test_rfc9112.c
 $(BUILD)/test_start: test/test_start.c
+$(BUILD)/test_trust: test/test_trust.c
 $(BUILD)/test_utf8: test/test_utf8.c
 
 $(BUILD)/bench: test/bench.c

@@ -487,7 +487,8 @@ enum head_flag {
 
 enum head_field {
     FIELD_HOST, FIELD_ORIGIN, FIELD_KEY, FIELD_VERSION, FIELD_LENGTH, FIELD_AUTHORIZATION,
-    FIELD_TYPE, FIELD_CONNECTION, FIELD_UPGRADE, FIELD_ENCODING, FIELD_EXPECT, FIELD_PROTOCOL, FIELDS
+    FIELD_TYPE, FIELD_CONNECTION, FIELD_UPGRADE, FIELD_ENCODING, FIELD_EXPECT, FIELD_PROTOCOL,
+    FIELD_FORWARDED, FIELDS
 };
 
 /* A request head as far as it has been read; all zero at its start. Spans count from the head's
@@ -497,7 +498,7 @@ struct head {
     uint8_t begun;        /* the request line has been read */
     uint8_t minor;        /* HTTP/1.minor */
     uint16_t flags, seen; /* head_flag; 1 << head_field for each that was there */
-    struct span method, target, fields, host, origin, key, authorization;
+    struct span method, target, fields, host, origin, key, authorization, forwarded;
     uint64_t length; /* Content-Length */
 };
 
@@ -596,7 +597,7 @@ static int host_valid(const uint8_t *p, size_t n)
 static int head_note(struct head *h, unsigned field, struct span value, const uint8_t *p)
 {
     const unsigned lists = 1U << FIELD_CONNECTION | 1U << FIELD_UPGRADE | 1U << FIELD_EXPECT |
-                           1U << FIELD_PROTOCOL;
+                           1U << FIELD_PROTOCOL | 1U << FIELD_FORWARDED;
     const uint8_t *media = memchr(p, ';', value.size);
     size_t media_size = media ? (size_t)(media - p) : value.size;
     unsigned flags = http_list_flags(p, value.size);
@@ -607,6 +608,7 @@ static int head_note(struct head *h, unsigned field, struct span value, const ui
     case FIELD_ORIGIN: h->origin = value; return 0;
     case FIELD_KEY: h->key = value; return 0;
     case FIELD_AUTHORIZATION: h->authorization = value; return 0;
+    case FIELD_FORWARDED: h->forwarded = value; return 0; /* of several lines the last */
     case FIELD_LENGTH: return decimal_parse(p, value.size, &h->length) < 0 ? -400 : 0;
     case FIELD_ENCODING:
         if (!ascii_equal(p, value.size, "chunked")) return -501;
@@ -640,7 +642,8 @@ static int head_field_line(struct head *h, const uint8_t *p, size_t n, size_t at
                                               [FIELD_UPGRADE] = "upgrade",
                                               [FIELD_ENCODING] = "transfer-encoding",
                                               [FIELD_EXPECT] = "expect",
-                                              [FIELD_PROTOCOL] = "sec-websocket-protocol"};
+                                              [FIELD_PROTOCOL] = "sec-websocket-protocol",
+                                              [FIELD_FORWARDED] = "x-forwarded-for"};
     size_t name = 0;
     while (name < n && http_tchar(p[name])) name++;
     if (name == 0 || name == n || p[name] != ':') return -400;
@@ -1280,8 +1283,8 @@ static void text_address(struct text *t, const uint8_t address[16], unsigned por
         return;
     }
     inet_ntop(v4 ? AF_INET : AF_INET6, address + (v4 ? 12 : 0), name, sizeof name);
-    text_add(t, v4 ? "" : "["), text_add(t, name), text_add(t, v4 ? ":" : "]:");
-    text_decimal(t, port);
+    text_add(t, v4 ? "" : "["), text_add(t, name), text_add(t, v4 ? "" : "]");
+    if (port > 0) text_add(t, ":"), text_decimal(t, port); /* a proxy may not have told it */
 }
 
 static void log_peer(struct line *l, const struct conn *c)
@@ -1398,35 +1401,63 @@ static uint64_t option_number(const exportws_options *o, const struct option *ro
     return row->kind == OPTION_SECONDS ? ms : size;
 }
 
+/* Reads an IP address, IPv6 in brackets or not; IPv4 is mapped. Returns its family, or -1. */
+static int ip_parse(const uint8_t *p, size_t n, uint8_t ip[16])
+{
+    char text[INET6_ADDRSTRLEN];
+    const size_t bracket = n >= 2 && p[0] == '[' && p[n - 1] == ']';
+    n -= 2 * bracket;
+    if (n >= sizeof text) return -1;
+    memcpy(text, p + bracket, n);
+    text[n] = '\0';
+    memset(ip, 0, 10), memset(ip + 10, 0xff, 2);
+    if (bracket == 0 && inet_pton(AF_INET, text, ip + 12) == 1) return AF_INET;
+    return inet_pton(AF_INET6, text, ip) == 1 ? AF_INET6 : -1;
+}
+
 /* Reads HOST:PORT, [V6]:PORT or :PORT. Returns the size of *to, or 0 when it is none. */
 static socklen_t address_parse(const char *text, struct sockaddr_storage *to)
 {
     const char *colon = strrchr(text, ':');
-    char host[INET6_ADDRSTRLEN] = "";
     struct sockaddr_in v4 = {0};
     struct sockaddr_in6 v6 = {0};
+    uint8_t ip[16] = {0};
     uint64_t port;
     if (!colon || decimal_parse((const uint8_t *)colon + 1, strlen(colon + 1), &port) < 0 ||
         port > 65535)
         return 0;
     size_t n = (size_t)(colon - text);
-    int brackets = n >= 2 && text[0] == '[' && text[n - 1] == ']';
-    if (brackets) text++, n -= 2;
-    if (n >= sizeof host) return 0;
-    memcpy(host, text, n);
-    if (n == 0 || brackets) {
-        v6.sin6_family = AF_INET6;
-        v6.sin6_port = htons((uint16_t)port);
-        if (brackets && inet_pton(AF_INET6, host, &v6.sin6_addr) != 1) return 0;
-        memcpy(to, &v6, sizeof v6);
-        return sizeof v6;
+    if (n == 9 && memcmp(text, "localhost", n) == 0) text = "127.0.0.1"; /* just as long */
+    int family = n > 0 ? ip_parse((const uint8_t *)text, n, ip) : AF_INET6;
+    if (family == AF_INET) {
+        v4.sin_family = AF_INET;
+        v4.sin_port = htons((uint16_t)port);
+        memcpy(&v4.sin_addr, ip + 12, 4);
+        memcpy(to, &v4, sizeof v4);
+        return sizeof v4;
     }
-    v4.sin_family = AF_INET;
-    v4.sin_port = htons((uint16_t)port);
-    if (inet_pton(AF_INET, strcmp(host, "localhost") == 0 ? "127.0.0.1" : host, &v4.sin_addr) != 1)
+    if (family < 0 || (n > 0 && *text != '[')) return 0;
+    v6.sin6_family = AF_INET6;
+    v6.sin6_port = htons((uint16_t)port);
+    memcpy(&v6.sin6_addr, ip, 16);
+    memcpy(to, &v6, sizeof v6);
+    return sizeof v6;
+}
+
+/* Reads IP, IP/BITS, or unix: for all who come by a Unix socket. Whether it is one of these; then
+ * the first `bits` of an address must be those of ip. */
+static int proxy_parse(const char *text, uint8_t ip[16], uint64_t *bits)
+{
+    const size_t n = strcspn(text, "/");
+    memset(ip, 0, 16);
+    *bits = 128;
+    if (strcmp(text, "unix:") == 0) return 1;
+    int family = ip_parse((const uint8_t *)text, n, ip);
+    uint64_t most = family == AF_INET ? 32 : 128, count = most;
+    if (text[n] && decimal_parse((const uint8_t *)text + n + 1, strlen(text + n + 1), &count) < 0)
         return 0;
-    memcpy(to, &v4, sizeof v4);
-    return sizeof v4;
+    *bits = 128 - most + count;
+    return family >= 0 && count <= most;
 }
 
 /* Whether a door can be opened there: NULL keeps it shut. */
@@ -1446,6 +1477,8 @@ static int address_valid(const char *text)
 static const char *options_wrong(const exportws_options *o)
 {
     size_t n = o->path ? strlen(o->path) : 0;
+    uint8_t ip[16];
+    uint64_t bits;
     for (unsigned i = 0; i < OPTIONS; i++) {
         const struct option *row = &options[i];
         if (row->kind != OPTION_COUNT && row->kind != OPTION_BYTES && row->kind != OPTION_SECONDS)
@@ -1462,11 +1495,13 @@ static const char *options_wrong(const exportws_options *o)
         !utf8_valid((const uint8_t *)o->heartbeat, strlen(o->heartbeat)))
         return "heartbeat";
     if (o->push_secret && !*o->push_secret) return "push-secret";
-    if (o->origin_count > 0 && !o->origins) return "origin";
     for (size_t i = 0; i < o->origin_count; i++)
-        if (!o->origins[i]) return "origin";
+        if (!o->origins || !o->origins[i]) return "origin";
     if (o->client_secret && strcspn(o->client_secret, "\r\n") == 0) return "client-secret";
-    if (o->trusted_proxy_count > 0) return "trusted-proxy";
+    for (size_t i = 0; i < o->trusted_proxy_count; i++)
+        if (!o->trusted_proxies || !o->trusted_proxies[i] ||
+            !proxy_parse(o->trusted_proxies[i], ip, &bits))
+            return "trusted-proxy";
     if (o->demo) return "demo";
     if (o->log_level < EXPORTWS_LOG_ERROR || o->log_level > EXPORTWS_LOG_DEBUG) return "log";
     return NULL;
@@ -3082,6 +3117,37 @@ static void client_refuse(struct exportws *w, struct conn *c, int status, const 
     client_answer(w, c, &r);
 }
 
+/* Whether a peer is a proxy whose word counts on where a request comes from. */
+static int proxy_trusted(const struct exportws *w, const uint8_t address[16])
+{
+    for (size_t i = 0; i < w->o.trusted_proxy_count; i++) {
+        uint8_t ip[16];
+        uint64_t bits, bit = 0;
+        proxy_parse(w->o.trusted_proxies[i], ip, &bits);
+        while (bit < bits && !((ip[bit / 8] ^ address[bit / 8]) & 128 >> bit % 8)) bit++;
+        if (bit == bits) return 1;
+    }
+    return 0;
+}
+
+/* Takes the last entry of a trusted proxy's X-Forwarded-For - IP, IPv4:PORT, [IPv6] or [IPv6]:PORT
+ * - for the peer's address. What is none of these leaves it the proxy's own. */
+static void client_forwarded(struct conn *c, const uint8_t *p, size_t n)
+{
+    const uint8_t *entry = p;
+    uint8_t ip[16];
+    size_t size = 0;
+    uint64_t port = 0;
+    while (http_list_next(&p, &n, &entry, &size)) {}
+    size_t host = host_size(entry, size);
+    if (ip_parse(entry, size, ip) < 0 &&
+        (host == size || entry[host] != ':' || ip_parse(entry, host, ip) < 0 ||
+         decimal_parse(entry + host + 1, size - host - 1, &port) < 0 || port > 65535))
+        return;
+    memcpy(c->address, ip, sizeof ip);
+    c->port = (uint16_t)port;
+}
+
 /* Why a request is not let in; status 0: it is. */
 struct refusal {
     int status;
@@ -3267,6 +3333,7 @@ static struct conn *client_request(struct exportws *w, struct conn *c, const str
     struct exportws_request r = {p, p + n, h, NULL, NULL, {0, 0}};
     char *path, *query;
     int head_only = h->method.size == 4 && memcmp(method, "HEAD", 4) == 0;
+    if (proxy_trusted(w, c->address)) client_forwarded(c, p + h->forwarded.at, h->forwarded.size);
     if (h->minor == 0) {
         client_refuse(w, c, 400, "HTTP/1.1 is needed", head_only);
         return c;

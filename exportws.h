@@ -114,7 +114,9 @@ typedef struct exportws_options {
     const char *const
         *origins; /* allowed Origins, "*" for any; none: the Origin's host must be the Host's */
     size_t origin_count;
-    const char *const *trusted_proxies; /* reserved: trusted_proxy_count must be 0 */
+    /* "IP", "IP/BITS", or "unix:" for all on a Unix socket: peers at the client door whose last
+     * X-Forwarded-For entry is taken for the peer's address. Nobody else's is. */
+    const char *const *trusted_proxies;
     size_t trusted_proxy_count;
     size_t capacity, per_token,
         per_address; /* sessions: in all, of one token, from one peer address (0: no bound) */

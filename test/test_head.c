@@ -17,7 +17,7 @@ static int parse_head(void *state, const uint8_t *p, size_t n)
 
 /* What a head says; what is not named is not there. */
 struct want {
-    const char *method, *target, *host, *origin, *key, *authorization;
+    const char *method, *target, *host, *origin, *key, *authorization, *forwarded;
     unsigned minor, flags, seen;
     uint64_t length;
 };
@@ -108,6 +108,15 @@ static const struct {
       .minor = 1,
       .flags = HEAD_CLOSE | HEAD_UPGRADE | HEAD_WEBSOCKET | HEAD_CONTINUE,
       .seen = SEEN(HOST) | SEEN(CONNECTION) | SEEN(UPGRADE) | SEEN(EXPECT)}},
+    {ALL("of several X-Forwarded-For the last counts",
+         "GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 10.0.0.1\r\nx-forwarded-for: 10.0.0.2,\t"
+         "[::1]:80 \r\nForwarded: for=10.0.0.3\r\n\r\n"),
+     {.method = "GET",
+      .target = "/",
+      .host = "h",
+      .forwarded = "10.0.0.2,\t[::1]:80",
+      .minor = 1,
+      .seen = SEEN(HOST) | SEEN(FORWARDED)}},
     {ALL("length beyond 64 bits is the largest there is",
          "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999999999999999\r\n\r\n"),
      {.method = "POST",
@@ -143,6 +152,7 @@ static void head_reads_what_is_there(void **state)
         span_expect(row->name, "origin", p, h.origin, want->origin);
         span_expect(row->name, "key", p, h.key, want->key);
         span_expect(row->name, "authorization", p, h.authorization, want->authorization);
+        span_expect(row->name, "forwarded", p, h.forwarded, want->forwarded);
         if (h.minor != want->minor || h.flags != want->flags || h.seen != want->seen ||
             h.length != want->length)
             fail_msg("%s: minor %u, flags %x, seen %x, length %llu", row->name, h.minor, h.flags,

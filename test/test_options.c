@@ -366,6 +366,11 @@ static void secrets_and_origins_are_there_or_not(void **state)
     exportws_defaults(&o);
     o.push_secret = "", options_expect("empty secret", &o, "push-secret");
     o.push_secret = "s", options_expect("secret", &o, NULL);
+    o.client_secret = "", options_expect("empty client secret", &o, "client-secret");
+    o.client_secret = "\ns", options_expect("empty first line", &o, "client-secret");
+    o.client_secret = "\r\ns", options_expect("empty first line", &o, "client-secret");
+    o.client_secret = "s", options_expect("client secret", &o, NULL);
+    o.client_secret = "s\nt\n", options_expect("two client secrets", &o, NULL);
     o.origin_count = 1, options_expect("count without origins", &o, "origin");
     o.origins = origins, options_expect("origin", &o, NULL);
     o.origin_count = 2, options_expect("two origins", &o, NULL);
@@ -374,16 +379,44 @@ static void secrets_and_origins_are_there_or_not(void **state)
     o.origin_count = 0, options_expect("origins without count", &o, NULL);
 }
 
-static void what_is_reserved_is_refused(void **state)
+static void trusted_proxies_are_addresses_networks_or_unix(void **state)
 {
-    static const char *const proxies[] = {"127.0.0.1"};
+    static const struct {
+        const char *text;
+        int good;
+    } rows[] = {
+        {"127.0.0.1", 1},     {"::1", 1},           {"[::1]", 1},         {"10.0.0.0/8", 1},
+        {"10.1.2.3/0", 1},    {"10.1.2.3/32", 1},   {"2001:db8::/32", 1}, {"::/0", 1},
+        {"[2001::]/16", 1},   {"2001:db8::/128", 1}, {"unix:", 1},        {"::ffff:1.2.3.4", 1},
+        {NULL, 0},            {"", 0},              {"unix", 0},          {"unix:/run/x", 0},
+        {"localhost", 0},     {"example.com", 0},   {"10.0.0.0/33", 0},   {"::/129", 0},
+        {"10.0.0.0/", 0},     {"10.0.0.0/8x", 0},   {"10.0.0.0/-1", 0},   {"10.0.0.0/8/8", 0},
+        {"/8", 0},            {"10.0.0/8", 0},      {"10.0.0.1:80", 0},   {"[10.0.0.1]", 0},
+        {"[::1", 0},          {"[::1]:80", 0},      {" ::1", 0},          {"::1%lo", 0},
+        {"10.0.0.0/99999999999999999999", 0},       {"x/8", 0},
+        {"[ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255]/128", 1},
+        {"[ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.2555]/128", 0},
+    };
+    const char *proxies[2] = {"127.0.0.1", NULL};
     exportws_options o;
     (void)state;
     exportws_defaults(&o);
-    o.client_secret = "", options_expect("client secret", &o, "client-secret");
-    o.client_secret = NULL, o.trusted_proxies = proxies, o.trusted_proxy_count = 1;
-    options_expect("trusted proxy", &o, "trusted-proxy");
-    o.trusted_proxy_count = 0, o.demo = 1;
+    o.trusted_proxy_count = 1, options_expect("count without proxies", &o, "trusted-proxy");
+    o.trusted_proxies = proxies;
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        const char *what = rows[i].text ? rows[i].text : "NULL";
+        o.trusted_proxy_count = 2, proxies[1] = rows[i].text;
+        options_expect(what, &o, rows[i].good ? NULL : "trusted-proxy");
+        o.trusted_proxy_count = 1, options_expect("the first alone", &o, NULL);
+    }
+}
+
+static void what_is_reserved_is_refused(void **state)
+{
+    exportws_options o;
+    (void)state;
+    exportws_defaults(&o);
+    o.demo = 1;
     options_expect("demo", &o, "demo");
 }
 
@@ -426,6 +459,7 @@ int main(void)
         cmocka_unit_test(unix_path_must_fit_an_address),
         cmocka_unit_test(inherited_descriptor_is_a_small_number),
         cmocka_unit_test(secrets_and_origins_are_there_or_not),
+        cmocka_unit_test(trusted_proxies_are_addresses_networks_or_unix),
         cmocka_unit_test(what_is_reserved_is_refused),
         cmocka_unit_test(reason_is_cut_to_its_room),
     };

@@ -1574,12 +1574,12 @@ static size_t layout(struct exportws *w, uint8_t *base)
     longest = sizeof(struct message) + o->max_token_bytes + o->max_push_bytes;
     w->reserve = (uint32_t)(longest / w->block_bytes + 1);
     w->block_count = (uint32_t)smaller(larger(o->buffer_bytes / per_block, 4), 1U << 30);
+    w->token_count = w->capacity + w->block_count + 1;
     w->block_count += w->reserve;
-    w->token_count = w->capacity + w->block_count;
     w->bucket_mask = power_of_two(w->token_count / 2) - 1;
     w->address_mask = o->per_address > 0 ? power_of_two(o->capacity) - 1 : 0;
     w->stage_size = larger(o->max_push_bytes, CONTROL_MAX) + MESSAGE_HEAD_MAX;
-    w->answers_size = smaller(larger(o->max_push_bytes, 512), 8192);
+    w->answers_size = smaller(larger(o->max_push_bytes / 2, 256), 8192);
     pieces = o->per_address > 0 ? o->capacity : 0;
     arena_take(&a, 1, sizeof *w);
     w->m = arena_take(&a, 1, sizeof *w->m);
@@ -1897,8 +1897,8 @@ static void token_release(struct exportws *w, uint32_t record)
     else token_free(w, record);
 }
 
-/* The record of a token, made when there is none: there are more than sessions and messages, so that
- * one is free or only remembered. The caller gives it a session or a message at once, or releases
+/* The record of a token, made when there is none: there are more than sessions and kept messages (the
+ * reserve is for what is not kept yet), so that one is free or only remembered. The caller gives it a session or a message at once, or releases
  * it. */
 static uint32_t token_make(struct exportws *w, const uint8_t *name, size_t n)
 {

@@ -213,7 +213,7 @@ static void layout_has_room_for_what_it_promises(void **state)
         assert_true(w.block_bytes >= sizeof(struct message) + o->max_token_bytes + 64);
         assert_true(w.stage_size >= MESSAGE_HEAD_MAX + o->max_push_bytes);
         assert_true(w.stage_size >= MESSAGE_HEAD_MAX + CONTROL_MAX);
-        assert_true(w.input_count >= 1 && w.answers_size >= 512);
+        assert_true(w.input_count >= 1 && w.answers_size >= 256);
         assert_true(w.ring.size >= sizeof(struct posted) + o->max_push_bytes + o->max_token_bytes);
         assert_true(w.address_mask == 0 || w.address_mask + 1 >= o->capacity);
         size_t kept = w.block_count - w.reserve; /* those that --buffer pays for */

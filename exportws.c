@@ -82,11 +82,11 @@ enum {
     INPUT_REST = 160,       /* of a frame: its head, or a control frame that is incomplete */
     PUSHERS_SPARE = 2,      /* slots in which one pusher too many is told so */
     KEEP_ALIVE_MS = 60000,  /* an idle connection at the push door */
-    POLL_FEW = 256,         /* so many entries are all polled every turn */
-    SWEEP_PIECE = 128,      /* entries polled at a time of those that are cold */
-    SWEEP_SHARE = 50,       /* of the time one part in so many may go into sweeps */
+    POLL_FEW = 16,          /* so many entries are all polled every turn */
+    SWEEP_PIECE = 256,      /* entries polled at a time of those that are cold */
+    SWEEP_SHARE = 40,       /* of the time one part in so many may go into sweeps */
     SWEEP_FASTEST_US = 1000, /* the time between two pieces is at least this */
-    SWEEP_SLOWEST_US = 4000, /* and at most this, whatever they cost */
+    SWEEP_SLOWEST_US = 6000, /* and at most this, whatever they cost */
     SWEEP_TURNS = 128,       /* after so many turns it is time, whatever the clock says */
     COOL_MS = 100,          /* a session that has not spoken so long goes cold */
     ACCEPT_RETRY_MS = 1000, /* out of descriptors: when to look again if none of ours was freed */
@@ -1003,7 +1003,7 @@ enum conn_flag {
     CONN_WAITING = 1, /* not read: it needs an input buffer and none is free */
     CONN_ABRUPT = 2,  /* after the frame it is in only its own last bytes are sent */
     CONN_STARVED = 4, /* its last frame was cut off: the buffer had no room for it */
-    CONN_SPOKE = 8,   /* lately: it is kept hot */
+    CONN_SPOKE = 8,   /* lately, and not just to show life: it is kept hot */
     CONN_EXTRA = 16,  /* a pusher too many, which is being told so */
     CONN_TOLD = 32,   /* on_open was: then on_close is, too */
     CONN_LAST = 64    /* its close frame is sent, or waits */
@@ -1141,8 +1141,8 @@ struct exportws {
     exportws_options o;
     uint64_t first_id, forgotten; /* ids: the first; the newest lost of tokens not remembered */
     uint64_t now_ms, next_id, drain_due_ms, accept_due_ms, wait_due_ms, memory_bytes;
-    uint64_t now_us, sweep_due_us, busy_us, cool_due_ms;
-    uint32_t sweep_gap_us, unswept; /* turns without a sweep */
+    uint64_t now_us, sweep_due_us, busy_us, calm_us, cool_due_ms; /* calm_us: between events */
+    uint32_t sweep_gap_us, swept, unswept; /* after so many entries; turns without a sweep */
     uint32_t capacity, conns_end,
         pushers_at; /* sessions [0, capacity), handshakes, pushers [pushers_at, conns_end) */
     uint32_t poll_count, hot, sweep_at; /* the poll set, its hot part, where the sweep goes on */
@@ -1640,8 +1640,10 @@ static struct conn *timer_due(struct exportws *w, unsigned timer)
  * poll() costs as much as its set is long, so that it is not always given all. The set is two
  * slices of one array: [0, hot) is polled every turn - doors, handshakes, pushers, sessions that
  * have output waiting or spoke lately - and the rest is cold, swept in small pieces, as often as a
- * share of one core allows. When nothing happens for a while the whole set is polled, and the
- * server sleeps. */
+ * share of one core allows. What shows that somebody is alive, and no more, leaves him cold: a
+ * heartbeat is nothing to hurry for, and in the order of their coming the kernel's own records of
+ * sockets are found in half the time. When nothing happens for a while the whole set is polled, and
+ * the server sleeps. */
 
 enum { OWNER_DOOR = 0x40000000, OWNER_WAKE = 0x40000002 };
 
@@ -2871,6 +2873,7 @@ static void session_message(struct exportws *w, struct conn *c, const uint8_t *p
         session_sent(w, c, conn_send(w, c, w->stage, head_size + n, control_share(w)));
         return;
     }
+    c->flags |= CONN_SPOKE;
     w->m->received++;
     if (w->o.on_message) {
         w->o.on_message(w->o.user, conn_id(w, c), conn_name(w, c), p, n, (int)kind);
@@ -2918,6 +2921,7 @@ static void session_control_frame(struct exportws *w, struct conn *c, unsigned o
 {
     if (opcode == OP_CLOSE) session_peer_close(w, c, p, n, more);
     if (opcode != OP_PING) return; /* one that closes is owed pongs until its close frame */
+    c->flags |= CONN_SPOKE;
     int result = session_control(w, c, OP_PONG, p, n);
     if (c->state == CONN_OPEN) session_sent(w, c, result);
     else if (result < 0 || c->queued > w->o.queue) conn_doom(w, c);
@@ -3935,13 +3939,13 @@ static void conn_read(struct exportws *w, struct conn *c)
     ptrdiff_t n = input_receive(w, c, in, peek ? MSG_PEEK : 0);
     if (n < 0) conn_ended(w, c, n);
     if (n <= 0 || c->state == CONN_LINGER) return;
-    c->flags |= CONN_SPOKE;
-    poll_heat(w, c->at);
     if (c->timer == TIMER_PING || c->timer == TIMER_PONG) timer_set(w, c, TIMER_PING);
     if (c->state == CONN_HEAD) c = client_feed(w, c, in, peek);
     else if (c->state == CONN_PUSH) push_feed(w, c, in);
     else session_feed(w, c, in, peek);
     conn_input_done(w, c, in, peek);
+    if (c->input > 0) c->flags |= CONN_SPOKE; /* the rest comes soon */
+    if (c->flags & CONN_SPOKE) poll_heat(w, c->at);
 }
 
 /* Serves one connection that poll() found ready. */
@@ -4374,6 +4378,7 @@ static int loop_sweep(struct exportws *w)
                                                 : (uint32_t)gap_us;
     w->sweep_due_us = end_us + w->sweep_gap_us;
     w->sweep_at = to;
+    w->swept = to - from;
     w->unswept = 0;
     return loop_serve(w, from, to, ready);
 }
@@ -4394,11 +4399,13 @@ static void loop_cool(struct exportws *w)
     }
 }
 
-/* Whether so little has happened lately that to wait for the whole set costs less than sweeps. */
+/* Whether so little happens that to wait for the whole set costs less than sweeps: nothing for as
+ * long as two sweeps of it take, now or before the last event. */
 static int loop_quiet(const struct exportws *w)
 {
-    uint64_t pieces = (w->poll_count - w->hot) / SWEEP_PIECE + 1;
-    return w->hot == w->poll_count || w->now_us - w->busy_us >= 2 * pieces * w->sweep_gap_us;
+    uint64_t cold = w->poll_count - w->hot, silence_us = w->now_us - w->busy_us;
+    if (silence_us < w->calm_us) silence_us = w->calm_us;
+    return silence_us >= 2 * cold * w->sweep_gap_us / w->swept;
 }
 
 /* The rest of a turn in which `events` were served. Returns how many there were in all. */
@@ -4413,7 +4420,7 @@ static int loop_finish(struct exportws *w, int events)
         if (knocked & 1U << i) door_accept(w, i);
     loop_bury(w);
     if (w->cool_due_ms <= w->now_ms) loop_cool(w);
-    if (events > 0) w->busy_us = w->now_us;
+    if (events > 0) w->calm_us = w->now_us - w->busy_us, w->busy_us = w->now_us;
     loop_drained(w);
     w->in_turn = 0;
     return events;
@@ -4432,7 +4439,7 @@ static int loop_turn(struct exportws *w, int timeout_ms)
     loop_time(w);
     int events = loop_serve(w, 0, count, ready);
     int due = ready == 0 || w->sweep_due_us <= w->now_us || ++w->unswept == SWEEP_TURNS;
-    if (count < w->poll_count && due) events += loop_sweep(w);
+    if (count <= w->hot && w->hot < w->poll_count && due) events += loop_sweep(w);
     return loop_finish(w, events);
 }
 
@@ -4654,6 +4661,7 @@ static void server_init(struct exportws *w)
 {
     memset(w->m, 0, sizeof *w->m);
     w->sweep_gap_us = SWEEP_SLOWEST_US;
+    w->swept = SWEEP_PIECE;
     w->expired = w->left_first = w->left_last = NONE;
     w->all.messages = w->ages[0] = w->ages[1] = w->remembered = (struct chain){NONE, NONE};
     for (unsigned i = 0; i < TIMERS; i++) w->timers[i] = (struct chain){NONE, NONE};

@@ -411,7 +411,7 @@ static void many_join(void)
         struct peer *p = world_dial(&s, EXPORTWS_CLIENTS);
         many_fds[i] = p->fd;
         s.peer_count = 0;
-        peer_ask(p, "many");
+        peer_ask(p, "b");
         if (i % 8 == 7) world_settle(&s);
     }
     world_settle(&s);
@@ -425,6 +425,7 @@ static void many_end(void)
 }
 
 static const char many_beat[] = "\x81\x8a\0\0\0\0HEART-BEAT"; /* masked with zeros */
+static const char many_ping[] = "\x89\x80\0\0\0";
 
 static void cold_sessions_are_heard(void **state)
 {
@@ -441,24 +442,28 @@ static void cold_sessions_are_heard(void **state)
 }
 
 /* What a sweep costs sets when the next one comes: never more often than every millisecond, never
- * later than in four. */
+ * later than in six. */
 static void sweeps_keep_their_share(void **state)
 {
     static const struct {
         unsigned cost_us;
         uint32_t gap_us;
-    } paces[] = {{0, SWEEP_FASTEST_US},  {19, SWEEP_FASTEST_US}, {20, 20 * SWEEP_SHARE},
-                 {50, 50 * SWEEP_SHARE}, {80, SWEEP_SLOWEST_US}, {1000, SWEEP_SLOWEST_US}};
+    } paces[] = {{0, SWEEP_FASTEST_US},  {19, SWEEP_FASTEST_US}, {25, SWEEP_FASTEST_US},
+                 {26, 26 * SWEEP_SHARE}, {149, 149 * SWEEP_SHARE}, {150, SWEEP_SLOWEST_US},
+                 {151, SWEEP_SLOWEST_US}, {400, SWEEP_SLOWEST_US}};
     (void)state;
     begin(0);
     many_join();
     for (int i = 0; i < 3; i++) clock_pass(COOL_MS), world_settle(&s);
     assert_true(s.w->hot < POLL_FEW);
+    for (int i = 0; i < 3; i++) { /* now it is busy, and sweeps instead of polling all */
+        many_say(0, many_ping, 6);
+        INSIDE(exportws_step(s.w, 0));
+    }
+    assert_int_equal(s.w->swept, MANY - 1);
     for (size_t i = 0; i < sizeof paces / sizeof *paces; i++) {
-        many_say(0, many_beat, 16);
-        INSIDE(exportws_step(s.w, 0)); /* now it is busy, and sweeps instead of polling all */
-        clock_pass(4);                 /* the sweep is due, but the busy time not over */
-        many_say(0, many_beat, 16);
+        clock_pass((s.w->sweep_gap_us + 999) / 1000); /* it is due, but the busy time not over */
+        many_say(0, many_ping, 6);
         faults.look_us = paces[i].cost_us;
         INSIDE(exportws_step(s.w, 0));
         faults.look_us = 0;
@@ -486,6 +491,25 @@ static void cold_is_only_who_is_quiet(void **state)
     assert_true(s.w->hot < POLL_FEW);
     assert_true(s.w->conns[0].at < s.w->hot);
     assert_true(s.w->conns[1].at < s.w->hot);
+    many_end();
+}
+
+/* One turn, before its sweep, may leave nobody cold. */
+static void sweeps_of_nobody_are_not_made(void **state)
+{
+    (void)state;
+    begin(0);
+    many_join();
+    for (int i = 0; i < 3; i++) clock_pass(COOL_MS), world_settle(&s);
+    for (int i = 0; i < 3; i++) many_say(0, many_ping, 6), world_turn(&s);
+    assert_true(s.w->hot < POLL_FEW);
+    clock_pass(1); /* the next sweep is due */
+    faults.plan = (struct fault){CALL_SEND, faults.uses[CALL_SEND] + 1, MANY, EAGAIN};
+    many_say(0, "\x81\x84\0\0\0\0push", 10); /* to all of them, and none takes it */
+    world_turn(&s);
+    assert_int_equal(s.w->hot, s.w->poll_count);
+    world_settle(&s);
+    assert_int_equal(s.w->m->delivered, MANY);
     many_end();
 }
 
@@ -526,7 +550,7 @@ static void host_may_send_between_pollfds_and_dispatch(void **state)
     assert_int_equal(__real_poll(fds, (nfds_t)n, 0), 1);
     /* the last of them has to wait for its kernel, so that it goes hot */
     faults.plan = (struct fault){CALL_SEND, faults.uses[CALL_SEND] + MANY, 1, EAGAIN};
-    assert_int_equal(INSIDE(exportws_send(s.w, "many", "m1", 2, EXPORTWS_TEXT)), MANY);
+    assert_int_equal(INSIDE(exportws_send(s.w, "b", "m1", 2, EXPORTWS_TEXT)), MANY);
     assert_in_range(exportws_dispatch(s.w, fds, (size_t)n), 0, 1);
     world_turn(&s);
     assert_int_equal(s.w->m->heartbeats, 1);
@@ -580,6 +604,7 @@ int main(void)
         TEST(cold_sessions_are_heard),
         TEST(sweeps_keep_their_share),
         TEST(cold_is_only_who_is_quiet),
+        TEST(sweeps_of_nobody_are_not_made),
         TEST(clock_standing_still_hears_cold_sessions),
         TEST(host_may_send_between_pollfds_and_dispatch),
         TEST(clock_far_on_keeps_deadlines),

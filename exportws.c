@@ -1142,7 +1142,8 @@ struct exportws {
     uint64_t first_id, forgotten; /* ids: the first; the newest lost of tokens not remembered */
     uint64_t now_ms, next_id, drain_due_ms, accept_due_ms, wait_due_ms, memory_bytes;
     uint64_t now_us, sweep_due_us, busy_us, calm_us, cool_due_ms; /* calm_us: between events */
-    uint32_t sweep_gap_us, swept, unswept; /* after so many entries; turns without a sweep */
+    uint64_t sweep_us;       /* what the last piece cost, */
+    uint32_t swept, unswept; /* of so many entries; turns since then */
     uint32_t capacity, conns_end,
         pushers_at; /* sessions [0, capacity), handshakes, pushers [pushers_at, conns_end) */
     uint32_t poll_count, hot, sweep_at; /* the poll set, its hot part, where the sweep goes on */
@@ -1163,7 +1164,7 @@ struct exportws {
     int wake[2];
     struct door doors[2];
     uint8_t stopping, stopped, in_turn, in_log, accept_paused, inputs_freed, posts_left;
-    uint8_t knocked; /* 1 << door: somebody waits there */
+    uint8_t knocked, crowded; /* 1 << door: somebody waits there; did in the turn before */
     uint8_t key[16];
     struct metrics *m;
     struct ring ring;
@@ -3975,13 +3976,11 @@ static void door_wait(struct exportws *w, int events)
 /* Sets up a socket that accept() gave. 0, or -1. */
 static int socket_prepare(int fd)
 {
-    const int on = 1;
     if (fcntl(fd, F_SETFL, O_NONBLOCK) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) return -1;
 #ifdef SO_NOSIGPIPE
+    const int on = 1;
     setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
 #endif
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on,
-               sizeof on); /* a Unix socket has none, and needs none */
     return 0;
 }
 
@@ -4087,15 +4086,16 @@ static void door_pause(struct exportws *w, const char *why)
     log_end(w, &l);
 }
 
-/* Takes what waits at a door. */
-static void door_accept(struct exportws *w, unsigned which)
+/* Takes who waits at a door: one, and all when it was knocked at in the turn before, too; to look
+ * for a second costs as much as to take the first. */
+static void door_accept(struct exportws *w, unsigned which, int crowd)
 {
     union {
         struct sockaddr any;
         struct sockaddr_storage storage;
     } from;
     const size_t most = which == EXPORTWS_CLIENTS ? w->o.handshakes / 2 + 1 : w->o.pushers / 2 + 1;
-    for (size_t i = 0; i < most && !w->accept_paused; i++) {
+    for (size_t i = 0; i < (crowd ? most : 1) && !w->accept_paused; i++) {
         socklen_t size = sizeof from;
         from.any.sa_family = AF_UNIX;
         int fd = accept(w->doors[which].fd, &from.any, &size);
@@ -4372,13 +4372,13 @@ static int loop_sweep(struct exportws *w)
     uint64_t start_us = clock_us(CLOCK_MONOTONIC);
     int ready = poll(w->polls + from, to - from, 0);
     uint64_t end_us = clock_us(CLOCK_MONOTONIC);
-    uint64_t gap_us = (end_us - start_us) * SWEEP_SHARE;
-    w->sweep_gap_us = gap_us < SWEEP_FASTEST_US ? SWEEP_FASTEST_US
-                    : gap_us > SWEEP_SLOWEST_US ? SWEEP_SLOWEST_US
-                                                : (uint32_t)gap_us;
-    w->sweep_due_us = end_us + w->sweep_gap_us;
-    w->sweep_at = to;
+    w->sweep_us = end_us - start_us;
     w->swept = to - from;
+    w->sweep_at = to;
+    uint64_t gap_us = w->sweep_us * SWEEP_SHARE;
+    w->sweep_due_us = end_us + (gap_us < SWEEP_FASTEST_US ? SWEEP_FASTEST_US
+                              : gap_us > SWEEP_SLOWEST_US ? SWEEP_SLOWEST_US
+                                                          : gap_us);
     w->unswept = 0;
     return loop_serve(w, from, to, ready);
 }
@@ -4400,24 +4400,24 @@ static void loop_cool(struct exportws *w)
 }
 
 /* Whether so little happens that to wait for the whole set costs less than sweeps: nothing for as
- * long as two sweeps of it take, now or before the last event. */
+ * long as two of them may take, now or before the last event. */
 static int loop_quiet(const struct exportws *w)
 {
     uint64_t cold = w->poll_count - w->hot, silence_us = w->now_us - w->busy_us;
     if (silence_us < w->calm_us) silence_us = w->calm_us;
-    return silence_us >= 2 * cold * w->sweep_gap_us / w->swept;
+    return silence_us >= 2 * cold * w->sweep_us * SWEEP_SHARE / w->swept;
 }
 
 /* The rest of a turn in which `events` were served. Returns how many there were in all. */
 static int loop_finish(struct exportws *w, int events)
 {
-    unsigned knocked = w->knocked;
     loop_posts(w);
     events += loop_timers(w);
     loop_bury(w);
-    w->knocked = 0;
     for (unsigned i = 0; i < 2; i++)
-        if (knocked & 1U << i) door_accept(w, i);
+        if (w->knocked & 1U << i) door_accept(w, i, w->crowded & 1U << i);
+    w->crowded = w->knocked;
+    w->knocked = 0;
     loop_bury(w);
     if (w->cool_due_ms <= w->now_ms) loop_cool(w);
     if (events > 0) w->calm_us = w->now_us - w->busy_us, w->busy_us = w->now_us;
@@ -4526,6 +4526,7 @@ static int door_open_fd(struct door *d, const char *number)
 static int door_open(struct exportws *w, unsigned which, const char *address, struct text *why)
 {
     struct door *d = &w->doors[which];
+    const int on = 1;
     union {
         struct sockaddr any;
         struct sockaddr_in6 v6;
@@ -4547,6 +4548,8 @@ static int door_open(struct exportws *w, unsigned which, const char *address, st
         }
         if (d->fd < 0) return fail(why, "cannot listen on ", address, strerror(errno));
     }
+    /* Accepted sockets have it from here; a Unix socket has none, and needs none. */
+    setsockopt(d->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     d->at = poll_add(w, d->fd, OWNER_DOOR + which);
     return 0;
 }
@@ -4660,8 +4663,7 @@ static void free_lists(struct exportws *w)
 static void server_init(struct exportws *w)
 {
     memset(w->m, 0, sizeof *w->m);
-    w->sweep_gap_us = SWEEP_SLOWEST_US;
-    w->swept = SWEEP_PIECE;
+    w->sweep_us = w->swept = SWEEP_PIECE;
     w->expired = w->left_first = w->left_last = NONE;
     w->all.messages = w->ages[0] = w->ages[1] = w->remembered = (struct chain){NONE, NONE};
     for (unsigned i = 0; i < TIMERS; i++) w->timers[i] = (struct chain){NONE, NONE};

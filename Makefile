@@ -38,7 +38,8 @@ EMBEDDED = $(BUILD)/test_api
 HOSTS    = $(BUILD)/embed $(BUILD)/worker
 SYSTEMS  = $(BUILD)/test_java $(BUILD)/test_reclaim $(BUILD)/test_doors $(BUILD)/test_rfc6455 \
 	$(BUILD)/test_rfc9112
-SCRIPTS  = test/options.py test/curl.sh test/websockets.py test/export.sh test/service.py
+SCRIPTS  = test/options.py test/curl.sh test/websockets.py test/export.sh test/service.py \
+	test/hosts.sh
 STATICS  = test/test_header.sh test/symbols.sh test/install.sh
 INSIDE   = $(UNITS) $(CLOCKED) $(FAULTS) $(EMBEDDED)
 
@@ -61,10 +62,10 @@ test: $(UNITS) $(CLOCKED)
 check: check-san-$(SAN)
 
 check-san-0: programs
-	PATH="`pwd`/build/python/bin:$$PATH" EXPORTWS="$${EXPORTWS:-./$(PROGRAM)}" \
+	PATH="`pwd`/build/python/bin:$$PATH" EXPORTWS="$${EXPORTWS:-./$(PROGRAM)}" BUILD="$(BUILD)" \
 		test/run $(INSIDE) $(SYSTEMS) $(SCRIPTS) $(STATICS)
 
-programs: $(PROGRAM) $(INSIDE) $(SYSTEMS) $(BUILD)/echo
+programs: $(PROGRAM) $(INSIDE) $(SYSTEMS) $(HOSTS) $(BUILD)/echo
 
 binaries: programs $(BUILD)/test_faults $(REPLAYS) $(HOSTS)
 
@@ -84,8 +85,9 @@ fuzz:
 replay: $(REPLAYS)
 	test/run $(REPLAYS)
 
+# The examples with a million posts, then under ThreadSanitizer and helgrind: a minute or two.
 hosts: $(HOSTS)
-	test/run "$(BUILD)/embed --test" $(BUILD)/worker
+	BUILD="$(BUILD)" POSTS=1000000 RACES=1 TIME_LIMIT=900 test/run test/hosts.sh
 
 matrix:
 	MAKE="$(MAKE)" test/matrix.sh $(ROWS)
@@ -249,7 +251,8 @@ help:
 	@echo 'make check SAN=1   the same under ASan and UBSan (clang, gcc), MSan and valgrind'
 	@echo 'make faults     every system call fails at every use: minutes'
 	@echo 'make fuzz       libFuzzer and AFL++, SECONDS=60 each'
-	@echo 'make replay     the corpus of the fuzzers; make hosts: the embedding examples, tested'
+	@echo 'make replay     the corpus of the fuzzers'
+	@echo 'make hosts      the embedding examples: a million posts, ThreadSanitizer, helgrind'
 	@echo 'make matrix     other compilers and machines (ROWS=...)'
 	@echo 'make attack     a hostile minute, SECONDS=60, beside well-behaved clients'
 	@echo 'make symbols    what the library object exports and needs; make size: how big it is'
@@ -257,5 +260,5 @@ help:
 	@echo 'make cover      the share of lines and branches that the tests reach: fails below 100 %'
 	@echo 'Set CC, CFLAGS, CPPFLAGS, LDFLAGS, LDLIBS, PREFIX and DESTDIR as you need.'
 
-.PHONY: all run test check programs binaries list-inside check-san-0 check-san-1 faults fuzz replay hosts matrix attack symbols size lint cover deps deps-all bench install \
-	uninstall clean help
+.PHONY: all run test check programs binaries list-inside check-san-0 check-san-1 faults fuzz replay \
+	hosts matrix attack symbols size lint cover deps deps-all bench install uninstall clean help

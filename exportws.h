@@ -21,9 +21,13 @@
  *   }
  *
  * Threads: a server belongs to the thread that steps it. Only exportws_post and exportws_stop may
- * be called from another one. Callbacks run inside exportws_step, exportws_dispatch and whatever
- * else you call; every function here but exportws_end (and the step that is running) may be called
- * from inside them.
+ * be called from another one, between the return of exportws_start and exportws_end; functions that
+ * take no server may be called from any. Callbacks run in the server's thread, inside exportws_step
+ * and exportws_dispatch (on_log inside whatever else you call, too). From inside them every
+ * function here may be called, of this server and of others, but those that take a turn or end it:
+ * those answer EXPORTWS_BAD, and exportws_end does nothing.
+ *
+ * Errors: a negative answer means that what was asked for was not done, and nothing of it is kept.
  *
  * ISC licence, see the end of exportws.c. */
 #ifndef EXPORTWS_H
@@ -48,14 +52,17 @@ typedef uint64_t exportws_id;
 /* What a message is. EXPORTWS_TEXT | EXPORTWS_END: text, and the last message of its token. */
 enum { EXPORTWS_TEXT = 1, EXPORTWS_BINARY = 2, EXPORTWS_END = 4 };
 
-/* Errors: all negative. exportws_strerror() says them in words. */
+/* Errors, and what to do about them. exportws_strerror() says them in words. */
 enum {
-    EXPORTWS_ABSENT = -1,   /* nobody of that token is there, and hold_ms is 0: try later */
-    EXPORTWS_FULL = -2,     /* no room to keep it; nothing was kept: try again later */
-    EXPORTWS_TOO_BIG = -3,  /* longer than max_push_bytes, or max_token_bytes: raise it */
-    EXPORTWS_NOT_UTF8 = -4, /* EXPORTWS_TEXT that is not UTF-8: nobody was touched */
-    EXPORTWS_GONE = -5,     /* the session has ended, or the server drains or has stopped */
-    EXPORTWS_BAD = -6       /* never right: NULL, an empty token, an unknown kind or door */
+    EXPORTWS_ABSENT = -1,   /* there is nobody, or nothing, of that name: try later, or tell whoever
+                               asked */
+    EXPORTWS_FULL = -2,     /* no room for it just now: try again when the loop has had a turn */
+    EXPORTWS_TOO_BIG = -3,  /* longer than it may be: cut it, or raise the option that bounds it */
+    EXPORTWS_NOT_UTF8 = -4, /* a text that is not UTF-8: mend it, or send it as EXPORTWS_BINARY */
+    EXPORTWS_GONE = -5,     /* too late: the session has ended, or the server drains or has stopped;
+                               forget the session, or end the server */
+    EXPORTWS_BAD = -6       /* never right: NULL, an empty token, an unknown kind, code or door, a
+                               turn within a turn; mend the caller */
 };
 
 /* Why a session closed: on_close's reason, and the label of exportws_sessions_closed_total. */
@@ -88,8 +95,9 @@ const char *exportws_request_token(const exportws_request *r);
 const char *exportws_request_query(const exportws_request *r);
 
 /* Copies the value of header `name` (any case; the first one of that name) to `value`, cut to size
- * - 1 bytes and NUL-terminated when size > 0. Returns the value's whole length; 0 when it is absent
- * or empty. */
+ * - 1 bytes and NUL-terminated when size > 0; value may be NULL. Returns the value's whole length:
+ * it was cut when that is not below size. 0 when it is absent or empty. All three take NULL for a
+ * request without anything. */
 size_t exportws_request_header(const exportws_request *r, const char *name, char *value,
                                size_t size);
 
@@ -121,7 +129,7 @@ typedef struct exportws_options {
     size_t capacity, per_token,
         per_address; /* sessions: in all, of one token, from one peer address (0: no bound) */
     size_t handshakes, pushers; /* connections: with an incomplete head, at the push door */
-    size_t queue, history;      /* messages: waiting for one session; kept for clients that reconnect,
+    size_t queue, history;      /* messages: waiting for one session; kept for who reconnects,
                                    of each token and of those for all (0: none) */
     size_t max_token_bytes, max_message_bytes, max_push_bytes, buffer_bytes;
     unsigned hold_ms, ping_ms, pong_ms, handshake_timeout_ms, close_timeout_ms, write_timeout_ms,
@@ -129,7 +137,7 @@ typedef struct exportws_options {
     int heartbeat_reply, demo; /* demo is reserved: must be 0 */
 
     /* A well-formed upgrade that all other rules let in. 0: accept, else the HTTP status (400 to
-     * 599) to refuse with. */
+     * 599; another number is 403) to refuse with. */
     int (*on_upgrade)(void *user, const exportws_request *request);
 
     /* The session is in the table and its 101 is on its way: a message sent now reaches it. `token`
@@ -146,8 +154,9 @@ typedef struct exportws_options {
      * without one, 1006: none). Runs in exportws_step or exportws_dispatch. */
     void (*on_close)(void *user, exportws_id session, const char *token, int reason, int code);
 
-    /* One line of the log, without newline; valid during the call. Not called from inside itself.
-     */
+    /* One line of the log, without newline; valid during the call. Not called from inside itself,
+     * but from inside every function that takes a server and does something, and from inside
+     * exportws_start, before that has returned the server. */
     void (*on_log)(void *user, int level, const char *line);
     void *user;
 
@@ -163,22 +172,24 @@ void exportws_defaults(exportws_options *o);
 size_t exportws_memory(const exportws_options *o);
 
 /* Starts a server in memory[0..bytes), which must be aligned for uint64_t, hold exportws_memory(o)
- * bytes or more and stay the server's until exportws_end. Opens the doors. Returns NULL when it
- * can't, with one line on what and why in why[0..why_size) (cut to fit; why may be NULL); then
- * nothing is left open and the memory is the caller's again. */
+ * bytes or more and stay the server's until exportws_end; what it holds before does not matter. *o
+ * itself is copied. Opens the doors. Returns NULL when it can't, with one line on what and why in
+ * why[0..why_size) (cut to fit; why may be NULL): an option out of range, by name; memory that is
+ * NULL, too small or misaligned; a door's address and the system's reason. Then nothing is left
+ * open and the memory is the caller's again: mend what it says, and start again. */
 exportws *exportws_start(const exportws_options *o, void *memory, size_t bytes, char *why,
                          size_t why_size);
 
 /* One turn of the loop: waits at most timeout_ms (negative: as long as nothing is due) and serves
- * what is ready. Returns the number of events handled, 0 on timeout, EXPORTWS_GONE once the server
- * has drained after exportws_stop, EXPORTWS_BAD when w is NULL or a turn is already running (called
- * from a callback). */
+ * what is ready. Returns the number of events handled, 0 on timeout or when a signal came;
+ * EXPORTWS_GONE once the server has drained after exportws_stop: leave the loop; EXPORTWS_BAD when
+ * w is NULL or a turn is already running (called from a callback). */
 int exportws_step(exportws *w, int timeout_ms);
 
 /* For a host with a poll() loop of its own: fills fds[0..max) with what the server waits for and
  * lowers *timeout_ms (negative: no bound) to when it next has to be dispatched. Returns how many it
- * filled; EXPORTWS_TOO_BIG when max is too small (capacity + handshakes + pushers + 5 always do),
- * EXPORTWS_GONE when stopped, EXPORTWS_BAD on NULL. */
+ * filled; EXPORTWS_TOO_BIG when max is too small (capacity + handshakes + pushers + 5 always do);
+ * EXPORTWS_GONE as above; EXPORTWS_BAD on NULL. */
 int exportws_pollfds(exportws *w, struct pollfd *fds, size_t max, int *timeout_ms);
 
 /* ... and hands back the same fds, unchanged but for revents, after poll() returned, on timeout
@@ -191,36 +202,43 @@ int exportws_dispatch(exportws *w, const struct pollfd *fds, size_t count);
  * is ignored. */
 void exportws_stop(exportws *w);
 
-/* Closes everything at once, without callbacks; the memory is the caller's again. Not from a
- * callback. NULL is ignored. */
+/* Closes everything at once, without callbacks; the memory is the caller's again, and w is no
+ * server any more. Other threads must be done with it before. From inside a callback it does
+ * nothing, nor does a second call while the memory is as the first one left it. NULL is ignored. */
 void exportws_end(exportws *w);
 
-/* Hands a message to all sessions of a token. The bytes are copied or on their way when it returns.
- * token is NUL-terminated, 1 to max_token_bytes long, without '/'; data may be NULL when size is 0;
- * kind is EXPORTWS_TEXT or EXPORTWS_BINARY, with | EXPORTWS_END the token's last message: its
- * sessions get it and then close 1000, later ones too. Returns the number of sessions reached; 0: nobody is
- * there, it is held for hold_ms; EXPORTWS_ABSENT, EXPORTWS_FULL, EXPORTWS_TOO_BIG,
- * EXPORTWS_NOT_UTF8, EXPORTWS_GONE (draining) or EXPORTWS_BAD: nothing happened. */
+/* Hands a message to all sessions of a token. token is NUL-terminated, 1 to max_token_bytes long,
+ * without '/'; data[0..size) is at most max_push_bytes long, and may be NULL when size is 0; kind
+ * is EXPORTWS_TEXT or EXPORTWS_BINARY, with | EXPORTWS_END the token's last message: its sessions
+ * get it and then close 1000, later ones too. Both are the caller's again when it returns: what no
+ * socket has taken by then was copied, and stays until it is sent or its session ends; as history
+ * it stays until it gives way to what is newer, or hold_ms have passed. Never waits.
+ * Returns the number of sessions reached; 0: nobody is there, it is held for the token's next
+ * session, for hold_ms. EXPORTWS_ABSENT: nobody is there, and hold_ms is 0. EXPORTWS_FULL: nobody
+ * is there, and there is no room to hold it; raise buffer_bytes when that is often.
+ * EXPORTWS_TOO_BIG: the token or the message; EXPORTWS_NOT_UTF8; EXPORTWS_GONE: draining;
+ * EXPORTWS_BAD. */
 int exportws_send(exportws *w, const char *token, const void *data, size_t size, int kind);
 
-/* The same to every open session; returns how many, 0 or more (never held), or an error as above.
- */
+/* The same to every open session. Returns how many, 0 or more: it is never held. EXPORTWS_TOO_BIG,
+ * EXPORTWS_NOT_UTF8, EXPORTWS_GONE or EXPORTWS_BAD, as above. */
 int exportws_broadcast(exportws *w, const void *data, size_t size, int kind);
 
 /* The same to one session. Returns 1; EXPORTWS_GONE when the session has ended; EXPORTWS_FULL when
- * it has `queue` messages waiting or the buffer has no room (the session stays as it was); or an
- * error as above. */
+ * it has `queue` messages waiting or the buffer has no room: it reads too slowly, try again later,
+ * or close it; EXPORTWS_TOO_BIG, EXPORTWS_NOT_UTF8 or EXPORTWS_BAD, as above. */
 int exportws_reply(exportws *w, exportws_id session, const void *data, size_t size, int kind);
 
 /* Closes one session, after what waits for it: code as an RFC 6455 endpoint may send it (1000-1003,
- * 1007-1014, 3000-4999), reason NULL or UTF-8 of at most 123 bytes. Returns 0; EXPORTWS_GONE;
- * EXPORTWS_BAD on another code; EXPORTWS_TOO_BIG or EXPORTWS_NOT_UTF8 for the reason. on_close
- * follows in the running or next turn. */
+ * 1007-1014, 3000-4999), reason NULL or UTF-8 of at most 123 bytes, which is copied. Returns 0, and
+ * the session is gone at once; EXPORTWS_GONE when it was before; EXPORTWS_BAD on another code;
+ * EXPORTWS_TOO_BIG or EXPORTWS_NOT_UTF8 for the reason. on_close follows in the running or next
+ * turn. */
 int exportws_close(exportws *w, exportws_id session, int code, const char *reason);
 
 /* Closes all sessions of a token with 1000 and drops what is held for it, as DELETE does. Returns
- * the number of sessions closed; EXPORTWS_ABSENT when there was neither a session nor a held
- * message; EXPORTWS_TOO_BIG or EXPORTWS_BAD for the token. */
+ * the number of sessions closed, 0 when there were only held messages; EXPORTWS_ABSENT when there
+ * was neither: nothing was to be done; EXPORTWS_TOO_BIG or EXPORTWS_BAD for the token. */
 int exportws_kick(exportws *w, const char *token);
 
 /* The id that the last exportws_send, exportws_broadcast or exportws_reply gave its message: what a
@@ -233,16 +251,18 @@ int exportws_online(const exportws *w);
 int exportws_sessions(const exportws *w);
 
 /* The real address of a door (EXPORTWS_CLIENTS or EXPORTWS_PUSH), as in `listen` but with the port
- * that port 0 became, cut to fit and NUL-terminated. Returns its whole length; EXPORTWS_ABSENT when
- * that door is shut; EXPORTWS_BAD. */
+ * that port 0 became, cut to fit and NUL-terminated; text may be NULL. Returns its whole length;
+ * EXPORTWS_ABSENT when that door is shut; EXPORTWS_BAD when there is no such door, or w is NULL. */
 int exportws_address(const exportws *w, int door, char *text, size_t size);
 
 /* From ANY thread: queues a message for a token (NULL: for all), which the loop then sends as
- * exportws_send or exportws_broadcast (| EXPORTWS_END as there). Messages of one thread keep their order. Returns 0 once it
- * is in the ring; EXPORTWS_FULL when the ring is full: try again after a moment; EXPORTWS_TOO_BIG,
- * EXPORTWS_NOT_UTF8, EXPORTWS_GONE or EXPORTWS_BAD. What the loop can then neither deliver nor hold
- * is logged and counted (exportws_posts_refused_total). Must not be called before exportws_start
- * returned or after exportws_end began. */
+ * exportws_send or exportws_broadcast. token, data, size and kind as there; both are copied.
+ * Messages of one thread keep their order. Never waits for more than another thread's copy. Returns
+ * 0 once it is in the ring, which is there for one message of the largest size, or many small ones;
+ * EXPORTWS_FULL when it does not fit: try again after a moment (poll(NULL, 0, 1)); EXPORTWS_GONE:
+ * the server drains, stop posting; EXPORTWS_TOO_BIG, EXPORTWS_NOT_UTF8 or EXPORTWS_BAD. What the
+ * loop can then neither deliver nor hold is logged and counted (exportws_posts_refused_total). Must
+ * not be called before exportws_start returned or after exportws_end began. */
 int exportws_post(exportws *w, const char *token, const void *data, size_t size, int kind);
 
 /* A few words for an error; static; never NULL. */

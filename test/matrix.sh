@@ -5,7 +5,7 @@
 #   test/matrix.sh --list          their names
 #
 #   check-*    compiles with POSIX.1-2008 and nothing else, and without MSG_NOSIGNAL, SOCK_CLOEXEC
-#              and accept4, as on a BSD or a Mac
+#              and accept4, with SO_NOSIGPIPE instead, as on a Mac
 #   gcc-*, clang-*, tcc            the whole suite, built with it
 #   musl-*     a static binary of musl-gcc; no cmocka for musl is packaged, so that the tests from
 #              outside run against it
@@ -13,15 +13,17 @@
 #              a static binary of Debian's cross compilers, under qemu-user, in the same way; and
 #              the examples that try themselves out
 #
-# Each row has a folder of its own, build/matrix/ROW, with its output. The last line adds up. A row
-# whose tools are missing is skipped, and failed with CI=true or STRICT=1. EXPORTWS_TEST_SLOW
+# Each row has a folder of its own, build/matrix/ROW, with its output. A warning of the compiler's is
+# a failure. The last line adds up. A row whose tools are missing is skipped, and failed with CI=true
+# or STRICT=1. EXPORTWS_TEST_SLOW
 # stretches the deadlines (4 under qemu).
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
 make=${MAKE:-make}
 out=build/matrix
-strict_flags='-std=c99 -pedantic-errors -Wall -Wextra -Wshadow -Wconversion -Werror'
+strict_flags='-std=c99 -pedantic-errors -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes
+    -Werror'
 levels='O0 O2 Os O3-flto'
 machines='i686 arm aarch64 mipsel riscv64 s390x'
 passed=0
@@ -69,12 +71,15 @@ skip() {
 
 # What a run of test/run came to
 verdict() { # row
-    line=$(grep -E '^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$' "$dir/output" | tail -n 1)
-    case $line in
-    '') not_ok "$1" "no tests ran: $(tail -n 1 "$dir/output")" ;;
-    *', 0 failed, '*) ok "$1" "$line" ;;
+    line=$(grep -aE '^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$' "$dir/output" | tail -n 1)
+    warned=$(cat "$dir/built" "$dir/output" 2>/dev/null | grep -a -m 1 'warning:')
+    took="$(($(date +%s) - began)) s"
+    case $line,$warned in
+    ,*) not_ok "$1" "no tests ran: $(tail -n 1 "$dir/output")" ;;
+    *', 0 failed, '*,) ok "$1" "$line, $took" ;;
+    *', 0 failed, '*) not_ok "$1" "$warned" ;;
     *)
-        not_ok "$1" "$line"
+        not_ok "$1" "$line, $took"
         sed -n '/^failed:/,/ passed, /p' "$dir/output" | sed '$d; s/^/    /'
         ;;
     esac
@@ -82,11 +87,17 @@ verdict() { # row
 
 # ----- compile checks -----
 
-# The system's headers with three names taken away, as if they had never been there.
+# The system's headers with three names taken away, as if they had never been there, and one that a
+# Mac shows only to those who ask.
 make_bare_headers() {
     mkdir -p "$dir/include/sys"
     cat >"$dir/include/sys/socket.h" <<'END'
 #include_next <sys/socket.h>
+#ifdef _DARWIN_C_SOURCE
+#define SO_NOSIGPIPE 0x1022
+#else
+#error neither MSG_NOSIGNAL nor SO_NOSIGPIPE
+#endif
 #undef MSG_NOSIGNAL
 #undef SOCK_CLOEXEC
 #undef SOCK_NONBLOCK
@@ -121,7 +132,7 @@ row_check() { # row: check-COMPILER
     compile "$1-posix-alone" "$compiler" "$warnings -D_POSIX_C_SOURCE=200809L"
     if [ "$compiler" != tcc ]; then # it has no #include_next
         make_bare_headers
-        compile "$1-as-on-a-bsd" "$compiler" "$warnings -isystem $dir/include"
+        compile "$1-as-on-a-mac" "$compiler" "$warnings -isystem $dir/include"
     fi
 }
 
@@ -168,30 +179,28 @@ write_script() { # name, words...
 
 # Builds server, echo and examples with "$compiler $flags", and tests them with "$run" before them
 test_outside() { # row, slow
-    rm -f "$dir/exportws"
+    rm -f "$dir/exportws" "$dir/worker"
     # shellcheck disable=SC2086  # words, and meant to be
     {
-        $compiler -std=c99 $flags -o "$dir/exportws" exportws.c -pthread &&
+        $compiler $strict_flags $flags -o "$dir/exportws" exportws.c -pthread &&
             for host in echo embed worker; do
-                $compiler -std=c99 $flags -DEXPORTWS_NO_MAIN -o "$dir/$host" "test/$host.c" \
+                $compiler $strict_flags $flags -DEXPORTWS_NO_MAIN -o "$dir/$host" "test/$host.c" \
                     exportws.c -pthread || break
             done
-    } >"$dir/output" 2>&1
+    } >"$dir/built" 2>&1
     if [ ! -x "$dir/worker" ]; then
-        not_ok "$1" "$(grep -m 1 -E 'error|undefined|cannot' "$dir/output")"
+        not_ok "$1" "$(grep -m 1 -E 'error|undefined|cannot' "$dir/built")"
         return
     fi
-    write_script embed "$run $dir/embed" --test
-    write_script worker "$run $dir/worker" --posts 20000
     write_script server "$run" "$PWD/$dir/exportws"
     write_script echo "$run" "$PWD/$dir/echo"
     build_native
-    EXPORTWS="$PWD/$dir/server.sh" EXPORTWS_ECHO="$PWD/$dir/echo.sh" \
+    EXPORTWS="$PWD/$dir/server.sh" EXPORTWS_ECHO="$PWD/$dir/echo.sh" BUILD=$dir RUN=$run \
+        CC=$compiler CFLAGS=$flags POSTS=20000 \
         EXPORTWS_TEST_SLOW="${EXPORTWS_TEST_SLOW:-$2}" TIME_LIMIT="${TIME_LIMIT:-$((300 * $2))}" \
-        test/run "$dir/embed.sh" "$dir/worker.sh" "$out/native/test_doors" \
-        "$out/native/test_java" "$out/native/test_rfc6455" "$out/native/test_rfc9112" \
-        test/options.py test/service.py test/curl.sh test/websockets.py test/export.sh \
-        >"$dir/output" 2>&1
+        test/run "$out/native/test_doors" "$out/native/test_java" "$out/native/test_rfc6455" \
+        "$out/native/test_rfc9112" test/options.py test/service.py test/curl.sh \
+        test/websockets.py test/export.sh test/hosts.sh test/test_header.sh >"$dir/output" 2>&1
     verdict "$1"
 }
 
@@ -238,6 +247,7 @@ if [ "${1:-}" = --list ]; then
 fi
 for row in $(rows); do
     wanted "$row" "$@" || continue
+    began=$(date +%s)
     dir=$out/$row
     mkdir -p "$dir"
     case $row in

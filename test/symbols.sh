@@ -22,7 +22,8 @@ forbidden="$forbidden|v?f?printf|v?s?n?printf|v?dprintf|v?asprintf|v?syslog|perr
 forbidden="$forbidden|putchar|fopen|fdopen|fwrite|fread|fclose|fflush|stdin|stdout|stderr"
 forbidden="$forbidden|__v?f?printf_chk|__v?s?n?printf_chk|__v?dprintf_chk"
 forbidden="$forbidden|exit|_exit|_Exit|quick_exit|abort|atexit|__assert_fail|__assert|raise|kill"
-forbidden="$forbidden|signal|sigaction|sigprocmask|pthread_sigmask|alarm|setitimer|siginterrupt"
+forbidden="$forbidden|(__sysv_|__bsd_|bsd_)?signal|sigset|sigaction|sigprocmask|pthread_sigmask"
+forbidden="$forbidden|alarm|setitimer|siginterrupt"
 forbidden="$forbidden|getenv|setenv|fork|system|popen|getaddrinfo|gethostbyname|localtime|gmtime"
 forbidden="$forbidden|strtok|strerror_l|setlocale|pthread_create|longjmp|setjmp"
 

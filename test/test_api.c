@@ -1355,7 +1355,7 @@ static void callback_reaches_its_own_session(void **state)
     }
 }
 
-/* The callback's own session, used on after it was closed: each answer is exact, nothing is sent. */
+/* The callback's own session, used on after it was closed. */
 static void act_close_and_go_on(struct host *h, const char *where)
 {
     act_close(h, where);

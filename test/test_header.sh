@@ -66,6 +66,67 @@ for compiler in g++ clang++; do
     done
 done
 
+# ----- what it declares -----
+
+# The interface that hosts were written against. A declaration that differs does not compile.
+cat >"$tmp/interface.c" <<'END'
+#include "exportws.h"
+const char *exportws_request_token(const exportws_request *r);
+const char *exportws_request_query(const exportws_request *r);
+size_t exportws_request_header(const exportws_request *r, const char *name, char *value, size_t n);
+void exportws_defaults(exportws_options *o);
+size_t exportws_memory(const exportws_options *o);
+exportws *exportws_start(const exportws_options *o, void *memory, size_t n, char *why, size_t m);
+int exportws_step(exportws *w, int timeout_ms);
+int exportws_pollfds(exportws *w, struct pollfd *fds, size_t max, int *timeout_ms);
+int exportws_dispatch(exportws *w, const struct pollfd *fds, size_t count);
+void exportws_stop(exportws *w);
+void exportws_end(exportws *w);
+int exportws_send(exportws *w, const char *token, const void *data, size_t size, int kind);
+int exportws_broadcast(exportws *w, const void *data, size_t size, int kind);
+int exportws_reply(exportws *w, exportws_id session, const void *data, size_t size, int kind);
+int exportws_close(exportws *w, exportws_id session, int code, const char *reason);
+int exportws_kick(exportws *w, const char *token);
+uint64_t exportws_last_id(const exportws *w);
+int exportws_online(const exportws *w);
+int exportws_sessions(const exportws *w);
+int exportws_address(const exportws *w, int door, char *text, size_t size);
+int exportws_post(exportws *w, const char *token, const void *data, size_t size, int kind);
+const char *exportws_strerror(int error);
+static int upgrade(void *user, const exportws_request *r) { return !user && !r; }
+static void open_(void *user, exportws_id id, const char *t) { (void)user, (void)id, (void)t; }
+static void message(void *user, exportws_id id, const char *t, const void *data, size_t n, int kind)
+{ (void)user, (void)id, (void)t, (void)data, (void)n, (void)kind; }
+static void close_(void *user, exportws_id id, const char *t, int reason, int code)
+{ (void)user, (void)id, (void)t, (void)reason, (void)code; }
+static void log_(void *user, int level, const char *line) { (void)user, (void)level, (void)line; }
+void use(exportws_options *o);
+void use(exportws_options *o)
+{
+    const char **texts[] = {&o->listen, &o->push, &o->path, &o->heartbeat, &o->push_secret,
+                            &o->client_secret};
+    const char *const **lists[] = {&o->origins, &o->trusted_proxies};
+    size_t *sizes[] = {&o->origin_count, &o->trusted_proxy_count, &o->capacity, &o->per_token,
+                       &o->per_address, &o->handshakes, &o->pushers, &o->queue, &o->history,
+                       &o->max_token_bytes, &o->max_message_bytes, &o->max_push_bytes,
+                       &o->buffer_bytes};
+    unsigned *times[] = {&o->hold_ms, &o->ping_ms, &o->pong_ms, &o->handshake_timeout_ms,
+                         &o->close_timeout_ms, &o->write_timeout_ms, &o->drain_ms};
+    int *flags[] = {&o->heartbeat_reply, &o->demo, &o->log_level};
+    (void)texts, (void)lists, (void)sizes, (void)times, (void)flags;
+    o->on_upgrade = upgrade, o->on_open = open_, o->on_message = message, o->on_close = close_;
+    o->on_log = log_, o->user = o;
+}
+typedef char errors[EXPORTWS_ABSENT == -1 && EXPORTWS_FULL == -2 && EXPORTWS_TOO_BIG == -3 &&
+                    EXPORTWS_NOT_UTF8 == -4 && EXPORTWS_GONE == -5 && EXPORTWS_BAD == -6 &&
+                    EXPORTWS_TEXT == 1 && EXPORTWS_BINARY == 2 && EXPORTWS_END == 4 &&
+                    sizeof(exportws_id) == 8 ? 1 : -1];
+END
+if ${CC:-cc} -std=c99 -Wall -Wextra -Werror -I. -c -o "$tmp/interface.o" "$tmp/interface.c" \
+    2>"$tmp/errors"; then ok header_declares_the_whole_interface
+else not_ok header_declares_the_whole_interface "$(grep -m 1 error "$tmp/errors")"
+fi
+
 # ----- the program in the top comment -----
 
 # From its #include to the end of main, without the comment's stars. Its port is the one thing that

@@ -740,16 +740,25 @@ static void ledger_remove(const char *token)
         if (strcmp(run.entries[i].token, token) == 0) run.entries[i].item.maybe = 1;
 }
 
-static int message_kept(uint64_t id)
+/* The message in a chain that has an id, or NULL. */
+static const struct message *chain_find(uint32_t index, uint64_t id)
+{
+    while (index != NONE && message_at(run.w, index)->id != id)
+        index = message_at(run.w, index)->next;
+    return index == NONE ? NULL : message_at(run.w, index);
+}
+
+/* The message with an id where the server keeps it, or NULL. */
+static const struct message *message_kept(uint64_t id)
 {
     const struct exportws *w = run.w;
+    const struct message *found = chain_find(w->all.messages.first, id);
+    if (!found) found = chain_find(w->expired, id); /* the log will tell */
     for (uint32_t bucket = 0; bucket <= w->bucket_mask; bucket++)
-        for (uint32_t t = w->buckets[bucket]; t != NONE; t = w->tokens[t].next)
-            for (uint32_t i = w->tokens[t].messages.first; i != NONE; i = message_at(w, i)->next)
-                if (message_at(w, i)->id == id) return 1;
-    for (uint32_t i = w->expired; i != NONE; i = message_at(w, i)->next)
-        if (message_at(w, i)->id == id) return 1; /* the log will tell */
-    return 0;
+        for (uint32_t t = w->buckets[bucket]; t != NONE && !found; t = w->tokens[t].next)
+            if (w->tokens[t].first_session != REMEMBERED)
+                found = chain_find(w->tokens[t].messages.first, id);
+    return found;
 }
 
 /* Nothing that was accepted has gone without a word. */
@@ -973,13 +982,27 @@ static const char *line_word(const char *line, const char *key, char word[ENTRY_
     return word;
 }
 
+/* The opcode of the message that the stage has: of it where it is kept, else of the frame that was
+ * built for the last session that took it, without an id or with one. */
+static unsigned staged_kind(uint64_t id, size_t n)
+{
+    const uint8_t *data = run.w->stage + MESSAGE_HEAD_MAX;
+    const struct message *kept = message_kept(id);
+    char line[24];
+    size_t size = (size_t)snprintf(line, sizeof line, "%llu\n", (unsigned long long)id);
+    if (kept) return kept->kind;
+    if (memcmp(data - size, line, size) != 0) size = 0;
+    n += size;
+    return data[-(ptrdiff_t)(size + (n < 126 ? 2 : n < 65536 ? 4 : 10))] & 15U;
+}
+
 /* The message of a push stands in the stage when the log tells of it. */
 static void logged_push(const char *line, const char *event, const char *token)
 {
-    size_t n = (size_t)line_number(line, "size"), head = n < 126 ? 2 : n < 65536 ? 4 : 10;
-    const uint8_t *data = run.w->stage + MESSAGE_HEAD_MAX;
-    unsigned count = ledger_push(line_number(line, "id"), token, data, n,
-                                 data[-(ptrdiff_t)head] & 15U);
+    uint64_t id = line_number(line, "id");
+    size_t n = (size_t)line_number(line, "size");
+    unsigned count =
+        ledger_push(id, token, run.w->stage + MESSAGE_HEAD_MAX, n, staged_kind(id, n));
     HOLDS(count == (strcmp(event, "push") == 0 ? line_number(line, "delivered") : 0));
 }
 

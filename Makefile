@@ -38,8 +38,8 @@ EMBEDDED = $(BUILD)/test_api
 HOSTS    = $(BUILD)/embed $(BUILD)/worker
 SYSTEMS  = $(BUILD)/test_java $(BUILD)/test_reclaim $(BUILD)/test_doors $(BUILD)/test_rfc6455 \
 	$(BUILD)/test_rfc9112
-SCRIPTS  = test/options.py test/curl.sh test/websockets.py test/export.sh test/service.py \
-	test/hosts.sh
+SCRIPTS  = test/options.py test/signed.py test/curl.sh test/websockets.py test/export.sh \
+	test/service.py test/hosts.sh
 STATICS  = test/test_header.sh test/symbols.sh test/install.sh
 INSIDE   = $(UNITS) $(CLOCKED) $(FAULTS) $(EMBEDDED)
 
@@ -184,6 +184,7 @@ $(BUILD)/exportws.service: Makefile
 	'Type=notify' \
 	'EnvironmentFile=-/etc/default/exportws' \
 	'ExecStart=$(PREFIX)/bin/exportws $$OPTIONS' \
+	'ExecReload=/bin/kill -HUP $$MAINPID' \
 	'Restart=on-failure' \
 	'TimeoutStopSec=15' \
 	'LimitNOFILE=65536' \

@@ -1379,12 +1379,18 @@ static const struct option options[] = {
      "SECONDS", HELP("SIGTERM waits for sessions to finish closing")},
     {"origin", OPTION_LIST, AT(origins), 0, 0,
      "O", HELP("allowed Origin, repeatable; * for any; default: same host")},
+    {"client-secret-file", OPTION_FILE, AT(client_secret), 0, 0,
+     "F", HELP("tokens must be signed with one of its first two lines")},
+    {"trusted-proxy", OPTION_LIST, AT(trusted_proxies), 0, 0,
+     "ADDR", HELP("peer whose X-Forwarded-For counts: IP, IP/BITS, unix:; repeatable (none)")},
     {"heartbeat", OPTION_TEXT, AT(heartbeat), 0, 0,
      "TEXT", HELP("a client's text that is swallowed")},
     {"heartbeat-reply", OPTION_FLAG, AT(heartbeat_reply), 0, 0, "", HELP("send it back")},
     {"log", OPTION_ACTION, AT(log_level), 0, 0, "LEVEL", HELP("error, warn, info or debug")},
     {"memory", OPTION_ACTION, 0, 0, 0,
      "", HELP("print the bytes that these options need, and exit")},
+    {"check", OPTION_ACTION, 0, 0, 0,
+     "", HELP("try what these options open and need, and exit: 0 or 1")},
     {"help", OPTION_ACTION, 0, 0, 0, "", HELP("print this, and exit")},
     {"version", OPTION_ACTION, 0, 0, 0, "", HELP("print the version, and exit")},
 };
@@ -4785,13 +4791,19 @@ int exportws_step(exportws *w, int timeout_ms)
     return loop_turn(w, loop_timeout(w, timeout_ms));
 }
 
-void exportws_stop(exportws *w)
+/* Says one byte to the loop: 's' to stop, anything else to wake up. */
+static void wake_say(const struct exportws *w, const char *byte)
 {
     if (!w) return;
     int error = errno; /* a signal handler leaves it as it was */
-    ssize_t n = write(w->wake[1], "s", 1);
+    ssize_t n = write(w->wake[1], byte, 1);
     (void)n; /* a full pipe wakes the loop, too... */
     errno = error;
+}
+
+void exportws_stop(exportws *w)
+{
+    wake_say(w, "s");
 }
 
 void exportws_end(exportws *w)
@@ -4945,8 +4957,7 @@ int exportws_post(exportws *w, const char *token, const void *data, size_t size,
         ring_put(r, data, size);
     }
     pthread_mutex_unlock(&r->lock);
-    if (error == 0 && first && write(w->wake[1], "p", 1) < 0)
-        return 0; /* a full pipe wakes the loop, too */
+    if (error == 0 && first) wake_say(w, "p");
     return error;
 }
 
@@ -4959,23 +4970,38 @@ int exportws_post(exportws *w, const char *token, const void *data, size_t size,
 
 enum { LIST_MAX = 64, SECRET_MAX = 1024, DESCRIPTORS_BESIDE = 16 };
 
+/* A secret and the file it stands in, which SIGHUP has read again. */
+struct secret {
+    const struct option *row;
+    const char *file;
+    char text[SECRET_MAX];
+};
+
 /* What the options are read into. */
 struct program {
     exportws_options o;
-    const char *origins[LIST_MAX];
-    char push_secret[SECRET_MAX], sockets[2][24];
-    int print_memory;
+    const char *lists[2][LIST_MAX]; /* origins, trusted proxies */
+    struct secret secrets[2];       /* of the push door, of the clients */
+    char sockets[2][24];
+    int only; /* 'm' for --memory, 'c' for --check, or 0 */
 };
 
-/* For the signal handler: the one file-scope state there is. */
+/* For the signal handlers: the one file-scope state there is. */
 static exportws *running;
-static volatile sig_atomic_t signalled;
+static volatile sig_atomic_t signalled, hung_up;
 
 static void program_signal(int number)
 {
     (void)number;
     if (signalled++) _exit(0);
     exportws_stop(running);
+}
+
+static void program_hang_up(int number)
+{
+    (void)number;
+    hung_up = 1;
+    wake_say(running, "h");
 }
 
 /* Writes all of a text; what a closed stdout or stderr does not take is nobody's. */
@@ -5078,21 +5104,59 @@ static int program_number(struct program *p, const struct option *row, const cha
     return 0;
 }
 
-/* The first line of a file. */
+/* Reads what counts of a secret's file: the first line, or the first two. NULL, or what is wrong
+ * with it; then the secret is what it was. */
+static const char *secret_read(struct secret *s, int flags)
+{
+    char text[SECRET_MAX];
+    size_t n = 0;
+    ssize_t piece;
+    int fd = open(s->file, O_RDONLY | O_CLOEXEC | flags);
+    if (fd < 0) return strerror(errno);
+    while ((piece = read(fd, text + n, sizeof text - 1 - n)) > 0) n += (size_t)piece;
+    int error = errno;
+    close(fd);
+    if (piece < 0) return strerror(error);
+    text[n] = '\0';
+    size_t end = strcspn(text, "\r\n");
+    if (end > 0 && s->row->at == AT(client_secret)) {
+        end += strspn(text + end, "\r\n");
+        end += strcspn(text + end, "\r\n");
+    }
+    if (strlen(text) < n) return "holds a NUL byte: a secret is a line of text";
+    if (end == 0) return "has an empty first line";
+    if (end == sizeof text - 1) return "has too long a first line";
+    text[end] = '\0';
+    memcpy(s->text, text, sizeof text);
+    return NULL;
+}
+
 static int program_file(struct program *p, const struct option *row, const char *value)
 {
-    int fd = open(value, O_RDONLY);
-    if (fd < 0) return program_bad(row->name, value, strerror(errno));
-    ssize_t n = read(fd, p->push_secret, sizeof p->push_secret - 1);
-    close(fd);
-    if (n < 0) return program_bad(row->name, value, strerror(errno));
-    p->push_secret[n] = '\0';
-    p->push_secret[strcspn(p->push_secret, "\r\n")] = '\0';
-    if (p->push_secret[0] == '\0') return program_bad(row->name, value, "has an empty first line");
-    if (strlen(p->push_secret) == sizeof p->push_secret - 1)
-        return program_bad(row->name, value, "has too long a first line");
-    p->o.push_secret = p->push_secret;
+    struct secret *s = &p->secrets[row->at == AT(client_secret)];
+    const char *text = s->text;
+    s->row = row, s->file = value;
+    const char *why = secret_read(s, 0);
+    if (why) return program_bad(row->name, value, why);
+    memcpy((char *)&p->o + row->at, &text, sizeof text);
     return 0;
+}
+
+/* After SIGHUP: reads the secrets again. One whose file can't be used stays as it is. */
+static void program_reload(struct program *p)
+{
+    hung_up = 0;
+    for (unsigned i = 0; i < 2; i++) {
+        struct secret *s = &p->secrets[i];
+        struct line l;
+        if (!s->file) continue;
+        const char *why = secret_read(s, O_NONBLOCK); /* it may be a FIFO by now */
+        int level = why ? EXPORTWS_LOG_WARN : EXPORTWS_LOG_INFO;
+        if (!log_begin(running, &l, level, "reload")) continue;
+        log_word(&l, "option", s->row->name), log_word(&l, "secret", why ? "kept" : "read");
+        if (why) log_words(&l, "why", why);
+        log_end(running, &l);
+    }
 }
 
 /* Every option on a line, with its default. */
@@ -5140,12 +5204,18 @@ static int program_log_level(struct program *p, const struct option *row, const 
 
 static int program_list(struct program *p, const struct option *row, const char *value)
 {
-    if (p->o.origin_count == LIST_MAX) return program_bad(row->name, value, "is one too many");
+    const int proxy = row->at == AT(trusted_proxies);
+    size_t *count = proxy ? &p->o.trusted_proxy_count : &p->o.origin_count;
     const char *host = strstr(value, "://");
-    if (strcmp(value, "*") != 0 && (!host || host[3] == '\0' || strchr(host + 3, '/')))
+    uint8_t ip[16];
+    uint64_t bits;
+    if (*count == LIST_MAX) return program_bad(row->name, value, "is one too many");
+    if (proxy && !proxy_parse(value, ip, &bits))
+        return program_bad(row->name, value, "is no IP address, IP/BITS or unix:");
+    if (!proxy && strcmp(value, "*") != 0 && (!host || host[3] == '\0' || strchr(host + 3, '/')))
         return program_bad(row->name, value, "is no Origin: SCHEME://HOST[:PORT], or *");
-    p->origins[p->o.origin_count++] = value;
-    p->o.origins = p->origins;
+    p->lists[proxy][(*count)++] = value;
+    p->o.origins = p->lists[0], p->o.trusted_proxies = p->lists[1];
     return 0;
 }
 
@@ -5170,8 +5240,8 @@ static int program_option(struct program *p, const struct option *row, const cha
     default: break;
     }
     if (*row->unit) return program_log_level(p, row, value);
-    if (strcmp(row->name, "memory") == 0) {
-        p->print_memory = 1;
+    if (strcmp(row->name, "memory") == 0 || strcmp(row->name, "check") == 0) {
+        p->only = *row->name;
         return 0;
     }
     if (strcmp(row->name, "help") == 0) program_help(p);
@@ -5207,12 +5277,16 @@ static int program_options(struct program *p, int argc, char **argv)
     return 0;
 }
 
+static uint64_t descriptors_needed(const exportws_options *o)
+{
+    return (uint64_t)o->capacity + o->handshakes + o->pushers + PUSHERS_SPARE + DESCRIPTORS_BESIDE;
+}
+
 /* Raises the soft descriptor limit to what these options need, and warns when the hard one forbids
  * it. */
 static void program_descriptors(const exportws_options *o)
 {
-    const uint64_t need = (uint64_t)o->capacity + o->handshakes + o->pushers + PUSHERS_SPARE +
-                          DESCRIPTORS_BESIDE;
+    const uint64_t need = descriptors_needed(o);
     char bytes[256];
     struct text t = {bytes, 0, sizeof bytes};
     struct rlimit limit = {RLIM_INFINITY, RLIM_INFINITY};
@@ -5318,14 +5392,89 @@ static int program_run(struct program *p)
     }
     program_signal_action(SIGTERM, program_signal);
     program_signal_action(SIGINT, program_signal);
+    program_signal_action(SIGHUP, program_hang_up);
     program_ready(running, &p->o, bytes);
     program_notify("READY=1");
-    for (int told = 0; exportws_step(running, -1) >= 0;) {
+    int told = 0;
+    do {
+        if (hung_up) program_reload(p);
         if (signalled && !told++) program_notify("STOPPING=1");
-    }
-    exportws_end(running);
+    } while (exportws_step(running, -1) >= 0);
+    exportws *stopped = running;
+    running = NULL; /* SIGHUP may still come */
+    exportws_end(stopped);
     free(memory);
     return 0;
+}
+
+/* ----- --check ----- */
+
+/* One line of --check. */
+static int check_say(int good, const char *what, const char *value, const char *why)
+{
+    char bytes[512];
+    struct text t = {bytes, 0, sizeof bytes};
+    text_add(&t, good ? "ok    " : "FAIL  "), text_add(&t, what);
+    while (t.n < 19) text_add(&t, " ");
+    text_add(&t, value);
+    if (!good) text_add(&t, ": "), text_add(&t, why);
+    text_add(&t, "\n");
+    program_say(STDOUT_FILENO, &t);
+    return good;
+}
+
+/* Whether a server starts with these options; it ends at once. */
+static int check_start(const exportws_options *o, void *memory, size_t bytes, char why[256])
+{
+    exportws *w = exportws_start(o, memory, bytes, why, 256);
+    exportws_end(w);
+    return w != NULL;
+}
+
+/* The doors are opened together; when that fails, each alone shows which it is. */
+static int check_doors(const exportws_options *o, void *memory, size_t bytes)
+{
+    char together[256], why[256];
+    int all = check_start(o, memory, bytes, together), good = 1;
+    for (unsigned i = 0; i < 2; i++) {
+        exportws_options one = *o;
+        *(i == EXPORTWS_PUSH ? &one.listen : &one.push) = NULL;
+        const char *address = i == EXPORTWS_PUSH ? one.push : one.listen;
+        if (!address) continue;
+        int opens = all || check_start(&one, memory, bytes, why);
+        good &= check_say(opens, i == EXPORTWS_PUSH ? "push" : "clients", address, why);
+    }
+    if (good && !all) check_say(0, "both", "at once", together);
+    return good && all;
+}
+
+static int check_descriptors(const exportws_options *o)
+{
+    const uint64_t need = descriptors_needed(o);
+    char bytes[128];
+    struct text t = {bytes, 0, sizeof bytes};
+    struct rlimit limit = {0, 0};
+    getrlimit(RLIMIT_NOFILE, &limit);
+    text_decimal(&t, need), text_add(&t, " needed, soft limit ");
+    text_decimal(&t, limit.rlim_cur), text_add(&t, ", hard limit ");
+    text_decimal(&t, limit.rlim_max), text_end(&t);
+    return check_say(limit.rlim_max >= need, "descriptors", bytes, "raise the hard limit");
+}
+
+/* Tries what these options open and need, and says how it went. The exit status. */
+static int program_check(struct program *p)
+{
+    size_t bytes = exportws_memory(&p->o);
+    void *memory = malloc(bytes);
+    char size[32];
+    struct text t = {size, 0, sizeof size};
+    text_decimal(&t, bytes), text_add(&t, " bytes"), text_end(&t);
+    p->o.on_log = NULL;
+    int good = check_say(memory != NULL, "memory", size, "out of memory");
+    if (good) good = check_doors(&p->o, memory, bytes);
+    good &= check_descriptors(&p->o);
+    free(memory);
+    return !good;
 }
 
 /* What an option has been set to: one that is a text, as a number's range was seen to when it was
@@ -5351,7 +5500,8 @@ int main(int argc, char **argv)
     size_t bytes;
     const char *wrong = options_measure(&program.o, &bytes);
     if (wrong) return program_bad(wrong, program_value(&program, wrong), "is not a proper value");
-    if (!program.print_memory) return program_run(&program);
+    if (program.only == 'c') return program_check(&program);
+    if (!program.only) return program_run(&program);
     char line[32];
     struct text t = {line, 0, sizeof line};
     text_decimal(&t, bytes), text_add(&t, "\n");

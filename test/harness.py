@@ -30,7 +30,7 @@ READY = re.compile(
     r"capacity (?P<capacity>\d+), memory (?P<memory>\d+) bytes")
 LOG_LINE = re.compile(
     r"time=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ level=(error|warn|info|debug) "
-    r"event=(open|close|refuse|message|push|hold|expire|drain|start|stop)"
+    r"event=(open|close|refuse|message|push|hold|expire|drain|start|stop|reload)"
     r'( [a-z_]+=("([^"\\]|\\.)*"|[^\s"=]+))*')
 LOG_FIELD = re.compile(r'([a-z_]+)=("(?:[^"\\]|\\.)*"|[^\s"=]+)')
 

@@ -4,8 +4,10 @@
 Environment: EXPORTWS, the server (./exportws). Prints a line for every test; arguments pick
 tests by a part of their name.
 """
+import base64
 import fcntl
 import functools
+import hmac
 import json
 import os
 import re
@@ -63,15 +65,19 @@ OPTIONS = [
     Option("--write-timeout", "20", "SECONDS", POSITIVE),
     Option("--drain", "5", "SECONDS", SECONDS),
     Option("--origin", "same host", "O", ORIGIN),
+    Option("--client-secret-file", "none", "F", FILE),
+    Option("--trusted-proxy", "none", "ADDR",
+           ("", "unix", "unix:/x", "localhost", "10.0.0.1:80", "10.0.0.0/33", "::/129", "::/", "1")),
     Option("--heartbeat", "HEART-BEAT", "TEXT", ()),
     Option("--heartbeat-reply", "off", "", FLAG),
     Option("--log", "info", "LEVEL", ("", "loud", "inf", "3")),
     Option("--memory", "", "", FLAG),
+    Option("--check", "", "", FLAG),
     Option("--help", "", "", FLAG),
     Option("--version", "", "", FLAG),
 ]
-FLAGS = {"--heartbeat-reply", "--memory", "--help", "--version"}
-LATER = {"--trusted-proxy", "--demo", "--client-secret-file"}  # tested elsewhere
+FLAGS = {"--heartbeat-reply", "--memory", "--check", "--help", "--version"}
+LATER = {"--demo"}  # tested elsewhere
 
 TESTS = []
 EFFECTS = set()
@@ -453,6 +459,74 @@ def origin_replaces_the_same_host_rule(give):
         equal("another by default", status(server, "https://app.example.com"), 403)
 
 
+@effect("--client-secret-file")
+def client_secret_file_lets_in_who_is_signed(give):  # and more in signed.py
+    with tempfile.TemporaryDirectory() as folder:
+        with open(folder + "/secret", "w", encoding="utf-8") as file:
+            file.write("s3cret\nother\nthird\n")
+        with Server(*give(folder + "/secret")) as server:
+            equal("without", server.connect("ab12").status, 403)
+            for secret, want in (("s3cret", 101), ("other", 101), ("third", 403)):
+                mac = hmac.new(secret.encode(), b"ab12.9999999999", "sha256").digest()
+                signature = base64.urlsafe_b64encode(mac).decode().rstrip("=")
+                client = server.connect("ab12.9999999999." + signature)
+                equal("signed with " + secret, client.status, want)
+
+
+def forwarded(server, *lines, source=None):
+    """The status for a client with these X-Forwarded-For, and the peer that the log has for it."""
+    headers = ["X-Forwarded-For: " + line for line in lines]
+    before = len(server.events("open")) + len(server.events("refuse"))
+    status = server.connect("ab12", headers=headers, source=source).status
+    event = "open" if status == 101 else "refuse"
+    poll("logged", lambda: len(server.events("open")) + len(server.events("refuse")) > before)
+    return status, server.events(event)[-1]["peer"]
+
+
+@effect("--trusted-proxy")
+def trusted_proxy_names_the_peer(give):
+    with Server(*give("127.0.0.1"), "--per-address", "2") as server:
+        equal("rightmost", forwarded(server, "1.1.1.1, 203.0.113.7"), (101, "203.0.113.7"))
+        equal("of the last line", forwarded(server, "1.1.1.1", "2.2.2.2,203.0.113.7:99"),
+              (101, "203.0.113.7:99"))
+        equal("one too many", forwarded(server, "203.0.113.7"), (429, "203.0.113.7"))
+        equal("another", forwarded(server, "203.0.113.7, [2001:db8::1]:5"),
+              (101, "[2001:db8::1]:5"))
+        for words in ((), ("",), ("203.0.113.7, unknown",), ("203.0.113.7", "x")):
+            status, peer = forwarded(server, *words)
+            true("peer %s with %r" % (peer, words), peer.startswith("127.0.0.1:"))
+            server.peers.pop().close()
+            poll("gone", lambda: server.metric("exportws_sessions") == 3)
+            equal("status with %r" % (words,), status, 101)
+        if sys.platform == "linux":
+            for _ in range(2):
+                status, peer = forwarded(server, "203.0.113.7", source="127.0.0.2")
+                true("peer %s of nobody's proxy" % peer, peer.startswith("127.0.0.2:"))
+                equal("status of nobody's proxy", status, 101)
+            equal("one too many of those", forwarded(server, "203.0.113.8", source="127.0.0.2")[0],
+                  429)
+        server.peers[0].close()
+        poll("its place comes back", lambda: forwarded(server, "203.0.113.7")[0] == 101)
+
+
+@effect("--trusted-proxy")
+def trusted_proxy_may_be_a_network_or_a_unix_socket(give):
+    with Server(*give("10.0.0.0/8"), *give("126.0.0.0/7")) as server:
+        equal("network", forwarded(server, "203.0.113.7"), (101, "203.0.113.7"))
+    with Server(*give("10.0.0.0/8"), *give("::1"), *give("unix:")) as server:
+        status, peer = forwarded(server, "203.0.113.7")
+        equal("status from elsewhere", status, 101)
+        true("peer %s" % peer, peer.startswith("127.0.0.1:"))
+    with tempfile.TemporaryDirectory() as folder:
+        for proxy, peer in ((("127.0.0.1",), "unix"), (("127.0.0.1", "unix:"), "203.0.113.7")):
+            options = [word for name in proxy for word in give(name)]
+            with Server("--listen", "unix:%s/door" % folder, *options) as server:
+                equal("over a Unix socket", forwarded(server, "203.0.113.7"), (101, peer))
+    if has_ipv6():
+        with Server("--listen", "[::1]:0", *give("::/64")) as server:
+            equal("IPv6", forwarded(server, "::ffff:203.0.113.7"), (101, "203.0.113.7"))
+
+
 @effect("--heartbeat")
 def heartbeat_sets_the_text(give):
     with Server(*give("are you there?"), "--heartbeat-reply") as server:
@@ -498,6 +572,123 @@ def log_filters_by_level(give):
     for level, want in (("info", "abcd…"), ("debug", "abcdefgh")):
         tokens = {fields["token"] for fields in lines[level] if fields["event"] == "open"}
         equal("tokens at --log " + level, tokens, {want})
+
+
+@test
+def secret_files_that_are_no_secret_are_refused():
+    with tempfile.TemporaryDirectory() as folder:
+        path = folder + "/secret"
+        for option in ("--push-secret-file", "--client-secret-file"):
+            for content, why in ((b"", "empty"), (b"\n", "empty"), (b"\r\nx\n", "empty"),
+                                 (b"\nsecret\n", "empty"), (b"x\0y\n", "NUL"), (b"\0", "NUL"),
+                                 (b"x" * 1023, "too long"), (b"x" * 5000 + b"\n", "too long")):
+                with open(path, "wb") as file:
+                    file.write(content)
+                refused(option, 2, *ANYWHERE, option, path)
+                true("no reason %r" % why, why in attempt(*ANYWHERE, option, path)[2])
+            refused(option, 2, *ANYWHERE, option, folder)
+        with open(path, "wb") as file:
+            file.write(b"x" * 500 + b"\n" + b"y" * 600 + b"\n")
+        refused("--client-secret-file", 2, *ANYWHERE, "--client-secret-file", path)
+        with Server("--push-secret-file", path) as server:  # one line counts
+            given = {"Authorization": "Bearer " + "x" * 500}
+            equal("status", server.ask("GET", "/online", headers=given).status, 200)
+
+
+@test
+def lists_end_at_64():
+    for name, value in (("--origin", "http://a"), ("--trusted-proxy", "127.0.0.1")):
+        equal("64 times " + name, attempt("--memory", *[name, value] * 64)[0], 0)
+        refused(name, 2, *ANYWHERE, *[name, value] * 65)
+
+
+# ===== --check =====
+
+def check(*options, limits=":"):
+    """What --check says: its status, and {what: (ok or FAIL, value)}."""
+    status, out, err = attempt("--check", *options, limits=limits)
+    equal("stderr of --check", err, "")
+    rows = {}
+    for line in out.splitlines():
+        row = re.fullmatch(r"(ok|FAIL)  +(\w+) +(.*)", line)
+        true("line of --check: %r" % line, row)
+        rows[row[2]] = (row[1], row[3])
+    return status, rows
+
+
+@test
+def check_says_what_is_needed_and_leaves_nothing():
+    EFFECTS.add("--check")
+    with tempfile.TemporaryDirectory() as folder:
+        port, door = free_port(), "unix:" + folder + "/door"
+        options = ("--listen", "127.0.0.1:%d" % port, "--push", door, "--capacity", "500")
+        for _ in range(2):
+            status, rows = check(*options, limits="ulimit -Sn 64")
+            need = re.fullmatch(r"(\d+) needed, soft limit 64, hard limit \d+",
+                                rows["descriptors"][1])
+            true("descriptors: %r" % (rows["descriptors"],), need)
+            equal("descriptors", int(need[1]), 500 + 256 + 64 + 2 + 16)
+            del rows["descriptors"]
+            equal("the rest", (status, rows), (0, {
+                "memory": ("ok", "%d bytes" % memory_of(*options)),
+                "clients": ("ok", "127.0.0.1:%d" % port), "push": ("ok", door)}))
+            equal("left in the folder", os.listdir(folder), [])
+        equal("push door closed", check(*ANYWHERE, "--push=none")[1].keys(),
+              {"memory", "clients", "descriptors"})
+        with Server(*options) as server:
+            server.session("ab12")
+
+
+@test
+def check_names_the_door_that_is_taken():
+    with tempfile.TemporaryDirectory() as folder:
+        with Server("--push", "unix:" + folder + "/door") as server:
+            client = server.session("ab12")
+            for listen, push, want in (
+                    (server.clients, "127.0.0.1:0", ("FAIL", "ok")),
+                    ("127.0.0.1:0", server.push, ("ok", "FAIL")),
+                    (server.clients, server.push, ("FAIL", "FAIL")),
+                    (server.clients, "none", ("FAIL", None))):
+                status, rows = check("--listen", listen, "--push", push)
+                got = rows["clients"][0], rows.get("push", (None,))[0]
+                equal("with %s and %s" % (listen, push), (status, got), (1, want))
+                for name, address in (("clients", listen), ("push", push)):
+                    if rows.get(name, ("",))[0] == "FAIL":
+                        equal("reason", rows[name][1], "%s: cannot listen on %s: "
+                              "Address already in use" % (address, address))
+            server.send("ab12", "not disturbed")
+            equal("frame", client.receive(), (TEXT, b"not disturbed"))
+    address = "127.0.0.1:%d" % free_port()
+    status, rows = check("--listen", address, "--push", address)
+    equal("the same for both", (status, rows["both"][0]), (1, "FAIL"))
+    true("reason %r" % rows["both"][1], "in use" in rows["both"][1])
+
+
+@test
+def check_tells_of_too_few_descriptors():
+    status, rows = check(*ANYWHERE, "--capacity", "500", limits="ulimit -n 64")
+    equal("status and row", (status, rows["descriptors"]), (
+        1, ("FAIL", "838 needed, soft limit 64, hard limit 64: raise the hard limit")))
+    status, rows = check(*ANYWHERE, "--capacity", "500", limits="ulimit -n 838")
+    equal("just enough", (status, rows["descriptors"][0]), (0, "ok"))
+    status, rows = check(*ANYWHERE, "--capacity", "500", limits="ulimit -n 837")
+    equal("one less", (status, rows["descriptors"][0]), (1, "FAIL"))
+
+
+@test
+def check_tells_of_too_little_memory():
+    limits = "ulimit -v 300000"
+    if attempt("--version", limits=limits)[0] != 0:
+        raise Skip("this build does not run under a memory limit")
+    status, rows = check(*ANYWHERE, "--buffer", "1g", limits=limits)
+    equal("status and row", (status, rows["memory"][0]), (1, "FAIL"))
+    true("reason %r" % rows["memory"][1], rows["memory"][1].endswith(" bytes: out of memory"))
+
+
+@test
+def check_takes_and_refuses_the_same_options():
+    for words in (("--capacity", "0"), ("--listen", "nonsense"), ("--nope",), ("--check=1",)):
+        refused(words[0].split("=")[0], 2, "--check", *words)
 
 
 # ===== Memory, version, help =====
@@ -704,8 +895,8 @@ def hard_descriptor_limit_is_warned_of_with_the_figure():
         server.session("ab12")
     warnings = [line for line in server.log if "level=warn" in line]
     equal("warnings", len(warnings), 1)
-    figures = [int(figure) for figure in re.findall(r"(?<![\w:.-])\d+", warnings[0])]
-    true("figure to set in %r" % warnings[0], any(820 <= figure <= 2000 for figure in figures))
+    fields = log_fields(warnings[0])
+    equal("figures", (fields["descriptors"], fields["needed"]), ("64", "838"))
     with Server("--capacity", "500", "--log", "error", limits="ulimit -n 64") as server:
         server.session("ab12")
     equal("lines at --log error", server.log, [])

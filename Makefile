@@ -54,7 +54,7 @@ $(PROGRAM): $(SOURCE)
 	$(CC) $(STRICT) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ exportws.c $(LDLIBS)
 
 run: $(PROGRAM)
-	./$(PROGRAM)
+	./$(PROGRAM) --demo
 
 test: $(UNITS) $(CLOCKED)
 	test/run $(UNITS) $(CLOCKED)
@@ -241,7 +241,7 @@ clean:
 
 help:
 	@echo 'make            builds ./exportws'
-	@echo 'make run        builds it and starts it with its defaults; ends with Ctrl-C'
+	@echo 'make run        builds it and starts it with its defaults and the demo page; ends with Ctrl-C'
 	@echo 'make test       the C unit tests, a few seconds'
 	@echo 'make check      every test, against the program itself too'
 	@echo 'make deps       installs what the tests need, where it is missing'

@@ -38,8 +38,8 @@
  *
  * Sections: System, Bytes, SHA-1 and SHA-256, Base64, SipHash, UTF-8, HTTP head, Chunks, Targets,
  * Frames, Server, Log, Options, Arena, Timers, Poll set, Messages, Tokens, Keeping, Output,
- * Addresses, Sessions, Push, Input, Conversation, Responses, Client door, Metrics, Push door, Loop,
- * Doors, API, Program.
+ * Addresses, Sessions, Push, Input, Conversation, Responses, Client door, Metrics, Push door, Pages,
+ * Loop, Doors, API, Program.
  *
  * RFC 6455 (WebSocket), RFC 9110 and 9112 (HTTP), RFC 3629 (UTF-8), RFC 4648 (base64), FIPS 180-4
  * (SHA), RFC 2104 (HMAC). ISC licence: at the end. */
@@ -95,6 +95,13 @@ enum {
 };
 
 #define NONE UINT32_MAX
+
+/* Whether there is anything in the section Pages. */
+#ifdef EXPORTWS_NO_PAGES
+enum { PAGES = 0 };
+#else
+enum { PAGES = 1 };
+#endif
 
 /* ===== Bytes ===== */
 
@@ -994,6 +1001,7 @@ enum conn_state {
     CONN_HEAD,    /* a client whose request head is incomplete */
     CONN_OPEN,    /* a session */
     CONN_CLOSING, /* was a session: flushes, then waits for the peer's close frame */
+    CONN_PAGE,    /* a client that is sent a page; then it lingers */
     CONN_LINGER,  /* flushes its last bytes, shuts down, then waits for the peer's end */
     CONN_PUSH,    /* a pusher */
     CONN_DEAD     /* to be buried at the end of the turn */
@@ -1033,9 +1041,9 @@ struct conn {
     int32_t fd;
     uint32_t generation; /* counts the sessions this slot has had */
     uint8_t state, timer, flags, reason;
-    uint16_t code, name_size;
+    uint16_t code, name_size; /* code: of the close, or which page */
     uint32_t queued; /* messages waiting for it, */
-    uint32_t sent;   /* bytes of the first of them that the kernel has taken, */
+    uint32_t sent;   /* bytes of the first of them, or of a page, that the kernel has taken, */
     uint32_t replay; /* and how many of them are from before it came: they don't count as slow */
     uint32_t own,
         all; /* the next waiting of its token and of those for all; what follows those waits, too */
@@ -1386,6 +1394,7 @@ static const struct option options[] = {
     {"heartbeat", OPTION_TEXT, AT(heartbeat), 0, 0,
      "TEXT", HELP("a client's text that is swallowed")},
     {"heartbeat-reply", OPTION_FLAG, AT(heartbeat_reply), 0, 0, "", HELP("send it back")},
+    {"demo", OPTION_FLAG, AT(demo), 0, 0, "", HELP("serve the demo page at /")},
     {"log", OPTION_ACTION, AT(log_level), 0, 0, "LEVEL", HELP("error, warn, info or debug")},
     {"memory", OPTION_ACTION, 0, 0, 0,
      "", HELP("print the bytes that these options need, and exit")},
@@ -1509,7 +1518,7 @@ static const char *options_wrong(const exportws_options *o)
         if (!o->trusted_proxies || !o->trusted_proxies[i] ||
             !proxy_parse(o->trusted_proxies[i], ip, &bits))
             return "trusted-proxy";
-    if (o->demo) return "demo";
+    if (o->demo && !PAGES) return "demo";
     if (o->log_level < EXPORTWS_LOG_ERROR || o->log_level > EXPORTWS_LOG_DEBUG) return "log";
     return NULL;
 }
@@ -1702,11 +1711,12 @@ static void poll_remove(struct exportws *w, uint32_t at)
 }
 
 /* Sets what a connection waits for: to be read unless it may not be, to be written while something
- * waits. A pusher that does not take its answers is not read. */
+ * waits. Who does not take a page, or a pusher that does not take its answers, is not read. */
 static void poll_want(struct exportws *w, struct conn *c)
 {
-    int blocked = (c->flags & CONN_WAITING) || (c->state == CONN_PUSH && c->queued > 0);
-    w->polls[c->at].events = (short)((blocked ? 0 : POLLIN) | (c->queued > 0 ? POLLOUT : 0));
+    int page = PAGES && c->state == CONN_PAGE, output = page || c->queued > 0;
+    int blocked = page || (c->flags & CONN_WAITING) || (c->state == CONN_PUSH && output);
+    w->polls[c->at].events = (short)((blocked ? 0 : POLLIN) | (output ? POLLOUT : 0));
     if (c->state != CONN_OPEN || c->queued > 0) poll_heat(w, c->at);
 }
 
@@ -3335,6 +3345,17 @@ static struct conn *client_upgrade(struct exportws *w, struct conn *c, struct ex
     return c;
 }
 
+enum { PAGE_CLIENT, PAGE_DEMO };
+
+/* A client gets a page: the loop sends it, as soon as its socket takes something. */
+static void client_page(struct exportws *w, struct conn *c, unsigned page)
+{
+    c->state = CONN_PAGE;
+    c->code = (uint16_t)page;
+    timer_set(w, c, TIMER_CLOSE);
+    poll_want(w, c);
+}
+
 /* A whole request head of n bytes at p. Returns the connection that goes on. */
 static struct conn *client_request(struct exportws *w, struct conn *c, const struct head *h,
                                    uint8_t *p, size_t n)
@@ -3355,8 +3376,11 @@ static struct conn *client_request(struct exportws *w, struct conn *c, const str
     }
     target_split(p, h, &path, &query);
     r.query = query;
-    if (strcmp(path, "/healthz") != 0) return client_upgrade(w, c, &r, path);
-    client_answer(w, c, &ok);
+    int script = strcmp(path, "/exportws.js") == 0;
+    if (PAGES && (script || (w->o.demo && strcmp(path, "/") == 0)))
+        client_page(w, c, script ? PAGE_CLIENT : PAGE_DEMO);
+    else if (strcmp(path, "/healthz") == 0) client_answer(w, c, &ok);
+    else return client_upgrade(w, c, &r, path);
     return c;
 }
 
@@ -3851,6 +3875,385 @@ static void push_feed(struct exportws *w, struct conn *c, struct input *in)
     conn_output_done(w, c, 1);
 }
 
+/* ===== Pages: the browser client, and the demo page that uses it ===== */
+
+#ifndef EXPORTWS_NO_PAGES
+
+/* Each in pieces: a compiler need not take a string of more than 4095 characters. */
+static const char *const page_client[] = {
+    "// exportws: opens a WebSocket, keeps it open, and hands over each message once.\n"
+    "//   const client = new ExportWS('/app/ws/export-task/TOKEN', {onmessage, onstate});\n"
+    "//   onmessage(data, id)     a string; an ArrayBuffer when it was pushed as binary\n"
+    "//   onstate(state, detail)  'connecting'\n"
+    "//                           'open'     detail 'gap': messages were missed and are gone\n"
+    "//                           'waiting'  detail: milliseconds until the next try\n"
+    "//                           'closed'   detail: the close code; there is no next try\n"
+    "//   client.close()\n"
+    "globalThis.ExportWS = class ExportWS {\n"
+    "  constructor(url, {onmessage, onstate, heartbeat = 'HEART-BEAT'} = {}) {\n"
+    "    Object.assign(this, {onmessage, onstate, heartbeat, last: '', tries: 0});\n"
+    "    this.url = new URL(url, globalThis.location?.href);\n"
+    "    this.url.protocol = this.url.protocol.replace('http', 'ws');\n"
+    "    this.url.hash = '';\n"
+    "    this.wake = () => this.state === 'waiting' && this.connect();\n"
+    "    globalThis.addEventListener?.('online', this.wake);\n"
+    "    globalThis.addEventListener?.('visibilitychange', this.wake);\n"
+    "    this.connect();\n"
+    "  }\n"
+    "\n"
+    "  close() {\n"
+    "    if (this.state === 'closed') return;\n"
+    "    this.ws.onopen = this.ws.onmessage = this.ws.onclose = null;\n"
+    "    this.ws.close(1000);\n"
+    "    this.ended(1000);\n"
+    "  }\n"
+    "\n"
+    "  // The rest is its own business.\n"
+    "  connect() {\n"
+    "    clearTimeout(this.timer);\n"
+    "    if (this.last) this.url.searchParams.set('last', this.last);\n"
+    "    const ws = this.ws = new WebSocket(this.url, 'exportws.v1');\n"
+    "    let opened = Infinity;\n"
+    "    ws.binaryType = 'arraybuffer';\n"
+    "    ws.onopen = () => {\n"
+    "      opened = Date.now();\n"
+    "      this.heard = this.answers = false;\n"
+    "      this.timer = setInterval(() => this.beat(), 20000);\n"
+    "      this.enter('open');\n"
+    "    };\n"
+    "    ws.onmessage = event => this.receive(event.data, ws.protocol !== '');\n"
+    "    ws.onclose = event => {\n"
+    "      if (Date.now() - opened > 10000) this.tries = 0;\n"
+    "      this.ended(event.code);\n"
+    "    };\n"
+    "    this.enter('connecting');\n"
+    "  }\n"
+    "\n"
+    "  // A server that sends heartbeats back is dead when it does so no more.\n"
+    "  beat() {\n"
+    "    if (this.answers && !this.heard) return this.ws.close();\n"
+    "    this.heard = false;\n"
+    "    this.ws.send(this.heartbeat);\n"
+    "  }\n"
+    "\n"
+    "  // In exportws.v1 a message is: id, newline, message. The server's own have no newline.\n"
+    "  receive(data, v1) {\n"
+    "    this.heard = true;\n"
+    "    if (data === this.heartbeat) this.answers = true;\n"
+    "    else if (!v1) this.onmessage?.(data);\n"
+    "    else if (data === 'gap') this.enter('open', 'gap');\n"
+    "    else {\n"
+    "      const head = data.slice(0, 24), decoder = new TextDecoder('latin1');\n"
+    "      [this.last] = (typeof head === 'string' ? head : decoder.decode(head)).split('\\n');\n"
+    "      this.onmessage?.(data.slice(this.last.length + 1), this.last);\n"
+    "    }\n"
+    "  }\n"
+    "\n"
+    "  // 1000: it is over; 4001: a newer page has taken its place. Else it comes back, after a\n"
+    "  // pause that doubles and is random, so that not all come at once.\n"
+    "  ended(code) {\n"
+    "    clearTimeout(this.timer);\n"
+    "    if (code === 1000 || code === 4001) {\n"
+    "      globalThis.removeEventListener?.('online', this.wake);\n"
+    "      globalThis.removeEventListener?.('visibilitychange', this.wake);\n"
+    "      return this.enter('closed', code);\n"
+    "    }\n"
+    "    const ms = Math.min(20000, 500 * 2 ** this.tries++) * (0.5 + Math.random());\n"
+    "    this.timer = setTimeout(() => this.connect(), ms);\n"
+    "    this.enter('waiting', ms);\n"
+    "  }\n"
+    "\n"
+    "  enter(state, detail) {\n"
+    "    this.state = state;\n"
+    "    this.onstate?.(state, detail);\n"
+    "  }\n"
+    "};\n",
+    NULL,
+};
+
+static const char *const page_demo[] = {
+    "<meta charset='utf-8'>\n"
+    "<meta name='viewport' content='width=device-width'>\n"
+    "<title>exportws</title>\n"
+    "<link rel='icon' href=\"data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg'\n"
+    "  viewBox='0 0 8 8'><path fill='%23999' d='M0 3h8v2H0z'/>\n"
+    "  <path fill='%230a9' d='M0 3h5v2H0z'/></svg>\">\n"
+    "<style>\n"
+    ":root { color-scheme: light dark; --page: #f3f5f7; --card: #fff; --ink: #17202a;\n"
+    "  --soft: #56616d; --line: #d5dbe1; --edge: #7d8894; --go: #0a6b50; --on-go: #fff;\n"
+    "  --wait: #8a5200; --stop: #b3261e }\n"
+    "@media (prefers-color-scheme: dark) {\n"
+    "  :root { --page: #10151b; --card: #19212a; --ink: #e8ecf0; --soft: #a3aeba;\n"
+    "    --line: #303b47; --edge: #73808d; --go: #45c795; --on-go: #06150f;\n"
+    "    --wait: #f0b04f; --stop: #ff8a80 }\n"
+    "}\n"
+    "* { box-sizing: border-box; margin: 0 }\n"
+    "body { background: var(--page); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif;\n"
+    "  max-width: 46rem; margin: auto; padding: 1.5rem 1rem 4rem }\n"
+    "header { display: flex; flex-wrap: wrap; align-items: baseline; gap: 0 1rem }\n"
+    "h1 { font-size: 1.5rem; letter-spacing: -.02em; flex: 1 }\n"
+    "h2, label { display: block; font-size: .875rem; font-weight: 600 }\n"
+    "section, form { background: var(--card); border: 1px solid var(--line);\n"
+    "  border-radius: .75rem; padding: 1rem; margin-top: 1rem }\n"
+    "section div, form div { display: flex; flex-wrap: wrap; align-items: start; gap: .5rem;\n"
+    "  margin-top: .5rem }\n"
+    "input, button { font: inherit; height: 2.75rem; border-radius: .5rem; padding: 0 1rem }\n"
+    "input { flex: 1; min-width: 0; color: inherit; background: var(--page);\n"
+    "  border: 1px solid var(--edge) }\n"
+    "button { border: 1px solid var(--go); font-weight: 600; background: var(--go);\n"
+    "  color: var(--on-go); cursor: pointer }\n"
+    "#copy { background: none; color: var(--go); min-width: 6rem }\n"
+    ":focus-visible { outline: 3px solid var(--go); outline-offset: 2px }\n"
+    "code, time { font: .8125rem/1.5 ui-monospace, monospace; overflow-wrap: anywhere }\n"
+    "#curl { flex: 1 16rem; background: var(--page); border-radius: .5rem; padding: .75rem }\n"
+    "#state::before { content: ''; display: inline-block; width: .625rem; height: .625rem;\n"
+    "  border-radius: 50%; margin-right: .5rem; background: currentColor }\n"
+    ".open { color: var(--go) }\n"
+    ".waiting, .connecting { color: var(--wait) }\n"
+    ".closed { color: var(--stop) }\n"
+    "main > p, #none, #wait, time, li code { color: var(--soft) }\n"
+    "ol { flex: 1; min-width: 0; list-style: none; padding: 0 }\n"
+    "li { display: grid; grid-template-columns: 1fr auto 3.5rem; align-items: center;\n"
+    "  padding: .75rem 0; border-top: 1px solid var(--line) }\n"
+    "li code { grid-column: 2 / -1 }\n"
+    "li p { grid-column: 1 / -1; overflow-wrap: anywhere; white-space: pre-wrap }\n"
+    "li b { text-align: right; font-size: .875rem; white-space: nowrap }\n"
+    "progress { grid-column: 1 / 3; width: 100%; height: .625rem; border: 0;\n"
+    "  border-radius: 1rem; overflow: hidden; appearance: none; background: var(--line) }\n"
+    "::-webkit-progress-bar { background: var(--line) }\n"
+    "::-webkit-progress-value { background: var(--go); border-radius: 1rem }\n"
+    "::-moz-progress-bar { background: var(--go); border-radius: 1rem }\n"
+    "</style>\n",
+
+    "<header>\n"
+    "  <h1>exportws</h1>\n"
+    "  <p><span id='state' role='status'></span> <span id='wait' role='timer'></span></p>\n"
+    "</header>\n"
+    "<main>\n"
+    "  <p>A page waits with a token, and shows what your back end pushes to it.</p>\n"
+    "  <form id='form'>\n"
+    "    <label for='token'>Token</label>\n"
+    "    <div><input id='token' required pattern='[^\\/]+' title='anything without a slash'\n"
+    "      autocomplete='off' autocapitalize='off' spellcheck='false'>\n"
+    "      <button>Connect</button></div>\n"
+    "  </form>\n"
+    "  <section aria-labelledby='push'>\n"
+    "    <h2 id='push'>Push to it from a terminal</h2>\n"
+    "    <div><code id='curl'></code> <button id='copy'>Copy</button></div>\n"
+    "  </section>\n"
+    "  <section aria-labelledby='list'>\n"
+    "    <h2 id='list'>Messages</h2>\n"
+    "    <p id='none'>None yet. They appear here, the newest on top.</p>\n"
+    "    <div role='log' aria-labelledby='list'><ol id='messages'></ol></div>\n"
+    "  </section>\n"
+    "</main>\n"
+    "<script src='/exportws.js'></script>\n"
+    "<script>\n",
+
+    "const {path, push, secret} = document.documentElement.dataset;\n"
+    "const $ = id => document.getElementById(id);\n"
+    "let client, token, countdown;\n"
+    "\n"
+    "function make(name, text, more) {\n"
+    "  return Object.assign(document.createElement(name), {textContent: text}, more);\n"
+    "}\n"
+    "\n"
+    "function show(...parts) {\n"
+    "  const item = make('li', ''), now = new Date();\n"
+    "  item.append(make('time', now.toLocaleTimeString(), {dateTime: now.toISOString()}));\n"
+    "  item.append(...parts);\n"
+    "  $('messages').prepend(item);\n"
+    "  $('none').hidden = true;\n"
+    "  if ($('messages').children.length > 500) $('messages').lastChild.remove();\n"
+    "}\n"
+    "\n"
+    "// JSON with a progress, 0 to 1, becomes a bar; its text, if it has one, stands below.\n"
+    "function progressOf(data) {\n"
+    "  try {\n"
+    "    const {progress, text = data} = JSON.parse(data);\n"
+    "    if (typeof progress === 'number' && progress >= 0 && progress <= 1)\n"
+    "      return {progress, text};\n"
+    "  } catch {}\n"
+    "}\n"
+    "\n"
+    "function onmessage(data, id) {\n"
+    "  if (typeof data !== 'string') data = data.byteLength + ' bytes of binary data';\n"
+    "  const found = progressOf(data), meta = make('code', id ? 'id ' + id : '');\n"
+    "  if (!found) return show(meta, make('p', data));\n"
+    "  const percent = Math.round(found.progress * 100) + ' %';\n"
+    "  const bar = make('progress', percent, {value: found.progress, ariaLabel: 'Progress'});\n"
+    "  document.title = percent + ' - exportws';\n"
+    "  show(meta, bar, make('b', percent), make('p', found.text));\n"
+    "}\n"
+    "\n"
+    "function onstate(state, detail) {\n"
+    "  const due = Date.now() + detail, tick = () => {\n"
+    "    const seconds = Math.max(0, Math.ceil((due - Date.now()) / 1000));\n"
+    "    $('wait').textContent = state === 'waiting' ? 'retry in ' + seconds + ' s' : '';\n"
+    "  };\n"
+    "  clearInterval(countdown);\n"
+    "  countdown = setInterval(tick, 250);\n"
+    "  tick();\n"
+    "  $('state').className = state;\n"
+    "  $('state').textContent = {\n"
+    "    connecting: 'Connecting',\n"
+    "    open: 'Connected',\n"
+    "    waiting: 'Offline',\n"
+    "    closed: detail === 4001 ? 'Replaced by a newer page' : 'Ended by the server'\n"
+    "  }[state];\n"
+    "  if (detail === 'gap') show(make('p', 'Messages were missed, and are no longer kept.'));\n"
+    "}\n"
+    "\n"
+    "function quote(text) {\n"
+    "  const plain = /^[\\w@%+:,./-]*$/.test(text);\n"
+    "  return plain ? text : \"'\" + text.split(\"'\").join(\"'\\\\''\") + \"'\";\n"
+    "}\n"
+    "\n"
+    "function curlLine() {\n"
+    "  if (!push) return 'The push door of this server is shut.';\n"
+    "  const example = JSON.stringify({progress: 0.37, text: '3,700 of 10,000 rows'});\n"
+    "  const words = ['curl -d', quote(example)];\n"
+    "  const unix = push.startsWith('unix'), all = /^(0\\.0\\.0\\.0|\\[::\\])/;\n"
+    "  const host = unix ? 'localhost' : push.replace(all, location.hostname);\n"
+    "  if (secret) words.push('-H \"Authorization: Bearer $SECRET\"');\n"
+    "  if (unix) words.push('--unix-socket', quote(push.slice(5) || 'PATH'));\n"
+    "  words.push(quote('http://' + host + path + encodeURIComponent(token)));\n"
+    "  return words.join(' ');\n"
+    "}\n"
+    "\n"
+    "function start() {\n"
+    "  const before = token;\n"
+    "  token = location.hash.slice(1) || 'demo';\n"
+    "  try { token = decodeURIComponent(token); } catch {}\n"
+    "  if (before !== token) $('messages').textContent = '', $('none').hidden = false;\n"
+    "  $('token').value = token;\n"
+    "  $('curl').textContent = curlLine();\n"
+    "  client?.close();\n"
+    "  client = new ExportWS(path + encodeURIComponent(token), {onmessage, onstate});\n"
+    "}\n"
+    "\n"
+    "$('form').onsubmit = event => {\n"
+    "  const hash = '#' + encodeURIComponent($('token').value);\n"
+    "  event.preventDefault();\n"
+    "  if (location.hash === hash) start();\n"
+    "  else location.hash = hash;\n"
+    "};\n"
+    "\n"
+    "$('copy').onclick = async () => {\n"
+    "  getSelection().selectAllChildren($('curl'));\n"
+    "  try { await navigator.clipboard.writeText($('curl').textContent); } catch { return; }\n"
+    "  $('copy').textContent = 'Copied';\n"
+    "  setTimeout(() => { $('copy').textContent = 'Copy'; }, 2000);\n"
+    "};\n"
+    "\n"
+    "onhashchange = start;\n"
+    "start();\n"
+    "</script>\n",
+    NULL,
+};
+
+#define PAGE_FIELDS "Cache-Control: no-cache\r\nX-Content-Type-Options: nosniff\r\n"
+
+/* The hashes are those of the demo page's style and script. */
+static const struct page {
+    const char *type, *fields;
+    const char *const *pieces;
+} pages[] = {
+    {"text/javascript; charset=utf-8", PAGE_FIELDS, page_client},
+    {"text/html; charset=utf-8",
+     PAGE_FIELDS
+     "Content-Security-Policy: default-src 'none'; connect-src 'self'; img-src data:; "
+     "style-src 'sha256-cpxQu10PdnnXqAkWNJYGTOtzlXfYyAEtBhpDZuDTeoY='; "
+     "script-src 'self' 'sha256-98C4nUukFmfZwVdTIzwgR6jABy+f8FIfw230ay17WFM='; "
+     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n",
+     page_demo},
+};
+
+/* Text of which the first `skip` bytes are left out: they are sent already. */
+struct rest {
+    struct text text;
+    size_t skip;
+};
+
+static void rest_bytes(struct rest *t, const char *p, size_t n)
+{
+    size_t skipped = smaller(n, t->skip);
+    t->skip -= skipped;
+    text_bytes(&t->text, p + skipped, n - skipped);
+}
+
+static void rest_add(struct rest *t, const char *s)
+{
+    rest_bytes(t, s, strlen(s));
+}
+
+/* An attribute's value, as it stands between double quotes. */
+static void rest_attribute(struct rest *t, const char *s)
+{
+    for (; *s; s++) {
+        if (*s == '"') rest_add(t, "&#34;");
+        else if (*s == '&') rest_add(t, "&#38;");
+        else rest_bytes(t, s, 1);
+    }
+}
+
+/* Where to push to: what the demo page can't know by itself. */
+static void page_add_place(const struct exportws *w, struct rest *t)
+{
+    char push[128] = "";
+    exportws_address(w, EXPORTWS_PUSH, push, sizeof push);
+    rest_add(t, "<!doctype html>\n<html lang='en' data-path=\""), rest_attribute(t, w->o.path);
+    rest_add(t, "\" data-push=\""), rest_attribute(t, push);
+    rest_add(t, w->o.push_secret ? "\" data-secret=\"1\">\n" : "\">\n");
+}
+
+static void page_add(const struct exportws *w, const struct page *page, struct rest *t)
+{
+    if (page->pieces == page_demo) page_add_place(w, t);
+    for (unsigned i = 0; page->pieces[i]; i++) rest_add(t, page->pieces[i]);
+}
+
+/* Fills the stage with what of a page is not sent yet, or a part of it. Returns the bytes. */
+static size_t page_stage(struct exportws *w, const struct conn *c)
+{
+    const struct page *page = &pages[c->code];
+    char bytes[RESPONSE_MAX];
+    struct text head = {bytes, 0, sizeof bytes};
+    struct rest t = {{NULL, 0, 0}, 0};
+    page_add(w, page, &t);
+    struct response r = {200, page->type, page->fields, "", t.text.n, 1, 1};
+    response_write(&head, &r);
+    t = (struct rest){{(char *)w->stage, 0, w->stage_size}, c->sent};
+    rest_bytes(&t, bytes, head.n);
+    page_add(w, page, &t);
+    return smaller(t.text.n, w->stage_size);
+}
+
+/* Sends on with a page until the kernel takes no more; then, as after any answer, the connection
+ * lingers. Uses the stage. */
+static void page_send(struct exportws *w, struct conn *c)
+{
+    for (;;) {
+        size_t n = page_stage(w, c);
+        ptrdiff_t sent = n > 0 ? conn_write(w, c, w->stage, n) : 0;
+        if (sent < 0) conn_doom(w, c);
+        if (n == 0) c->state = CONN_LINGER;
+        if (sent <= 0) break;
+        c->sent += (uint32_t)sent;
+        timer_set(w, c, TIMER_CLOSE);
+    }
+    conn_output_done(w, c, 0);
+}
+
+#else
+
+static void page_send(struct exportws *w, struct conn *c) /* nobody gets so far */
+{
+    (void)w, (void)c;
+}
+
+#endif
+
 /* ===== Loop: the one place that accepts and closes ===== */
 
 static uint64_t clock_us(clockid_t clock)
@@ -3915,7 +4318,7 @@ static void conn_wait(struct exportws *w, struct conn *c)
 static void conn_input_done(struct exportws *w, struct conn *c, struct input *in, int peek)
 {
     size_t rest = in->used - in->raw;
-    if (c->state == CONN_DEAD || c->state == CONN_LINGER) {
+    if (c->state == CONN_DEAD || c->state == CONN_LINGER || c->state == CONN_PAGE) {
         /* Left unread, it would turn close() into a reset. */
         if (peek) recv(c->fd, in->data, in->used, 0);
         input_release(w, c);
@@ -3959,6 +4362,7 @@ static void conn_read(struct exportws *w, struct conn *c)
 static void conn_event(struct exportws *w, struct conn *c, int revents)
 {
     if (c->state == CONN_DEAD) return;
+    if (PAGES && (revents & POLLOUT) && c->state == CONN_PAGE) page_send(w, c);
     if ((revents & POLLOUT) && c->queued > 0) {
         ptrdiff_t progress = conn_flush(w, c);
         if (progress < 0) {
@@ -5229,6 +5633,7 @@ static int program_text(struct program *p, const struct option *row, const char 
 /* Takes one option. 0: go on; -1: done, exit 0; else the exit status. */
 static int program_option(struct program *p, const struct option *row, const char *value)
 {
+    const int on = 1;
     switch (row->kind) {
     case OPTION_COUNT:
     case OPTION_BYTES:
@@ -5236,7 +5641,7 @@ static int program_option(struct program *p, const struct option *row, const cha
     case OPTION_TEXT: return program_text(p, row, value);
     case OPTION_FILE: return program_file(p, row, value);
     case OPTION_LIST: return program_list(p, row, value);
-    case OPTION_FLAG: p->o.heartbeat_reply = 1; return 0;
+    case OPTION_FLAG: memcpy((char *)&p->o + row->at, &on, sizeof on); return 0;
     default: break;
     }
     if (*row->unit) return program_log_level(p, row, value);
@@ -5317,6 +5722,30 @@ static void program_ready(const exportws *w, const exportws_options *o, size_t b
     program_say(STDOUT_FILENO, &t);
 }
 
+/* A line of the log: what to do with a door, unless it is shut or a Unix socket. */
+static void program_hint(const exportws *w, int door, const char *what, const char *path,
+                         const char *token)
+{
+    char line[512], address[128];
+    struct text t = {line, 0, sizeof line - 2};
+    if (exportws_address(w, door, address, sizeof address) < 0 || address[0] == 'u') return;
+    text_add(&t, "time="), log_time(&t), text_add(&t, " level=info event=start "),
+        text_add(&t, what), text_add(&t, "http://"), text_add(&t, address);
+    text_escaped(&t, (const uint8_t *)path, strlen(path));
+    text_add(&t, token);
+    t.n = smaller(t.n, t.size), t.size += 2;
+    text_add(&t, *what == 'p' ? "\n" : "\"\n");
+    program_say(STDERR_FILENO, &t);
+}
+
+/* With the demo page: where it is, and how to push to it. */
+static void program_demo(const exportws *w, const exportws_options *o)
+{
+    if (!o->demo || o->log_level < EXPORTWS_LOG_INFO) return;
+    program_hint(w, EXPORTWS_CLIENTS, "page=", "/", "#demo");
+    program_hint(w, EXPORTWS_PUSH, "try=\"curl -d '37 %' ", o->path, "demo");
+}
+
 /* A write that a signal interrupts goes on; poll() does not. */
 static void program_signal_action(int number, void (*action)(int))
 {
@@ -5394,6 +5823,7 @@ static int program_run(struct program *p)
     program_signal_action(SIGINT, program_signal);
     program_signal_action(SIGHUP, program_hang_up);
     program_ready(running, &p->o, bytes);
+    program_demo(running, &p->o);
     program_notify("READY=1");
     int told = 0;
     do {

@@ -20,6 +20,8 @@
  *       return w ? (exportws_end(w), 0) : 1;
  *   }
  *
+ * With -DEXPORTWS_NO_PAGES the browser client and the demo page are left out (404): 12 KiB less.
+ *
  * Threads: a server belongs to the thread that steps it. Only exportws_post and exportws_stop may
  * be called from another one, between the return of exportws_start and exportws_end; functions that
  * take no server may be called from any. Callbacks run in the server's thread, inside exportws_step
@@ -134,7 +136,7 @@ typedef struct exportws_options {
     size_t max_token_bytes, max_message_bytes, max_push_bytes, buffer_bytes;
     unsigned hold_ms, ping_ms, pong_ms, handshake_timeout_ms, close_timeout_ms, write_timeout_ms,
         drain_ms;
-    int heartbeat_reply, demo; /* demo is reserved: must be 0 */
+    int heartbeat_reply, demo; /* demo: whether the demo page is served at / of the client door */
 
     /* A well-formed upgrade that all other rules let in. 0: accept, else the HTTP status (400 to
      * 599; another number is 403) to refuse with. */

@@ -58,7 +58,7 @@ static inline const char *audit_states(const struct exportws *w, struct audit *a
         unsigned state = w->conns[i].state;
         if (state == CONN_FREE || state == CONN_DEAD || state == CONN_LINGER) continue;
         if (i < w->capacity     ? state != CONN_OPEN && state != CONN_CLOSING
-            : i < w->pushers_at ? state != CONN_HEAD
+            : i < w->pushers_at ? state != CONN_HEAD && state != CONN_PAGE
                                 : state != CONN_PUSH)
             return "a state that its pool does not know";
         if (state == CONN_OPEN) a->sessions++;
@@ -86,7 +86,9 @@ static inline const char *audit_poll_conn(const struct exportws *w, uint32_t at,
 {
     const struct conn *c = &w->conns[owner];
     const struct pollfd *p = &w->polls[at];
-    int unread = (c->flags & CONN_WAITING) || (c->state == CONN_PUSH && c->queued > 0);
+    int output = c->queued > 0 || c->state == CONN_PAGE;
+    int unread = (c->flags & CONN_WAITING) ||
+                 (output && (c->state == CONN_PUSH || c->state == CONN_PAGE));
     if (c->state == CONN_FREE) return "a free slot is polled";
     if (c->at != at || c->fd != p->fd)
         return "a connection and its poll entry do not know each other";
@@ -95,7 +97,7 @@ static inline const char *audit_poll_conn(const struct exportws *w, uint32_t at,
         return "one that has to be polled is cold";
     if (((p->events & POLLIN) == 0) != unread)
         return "a connection is read that may not be, or the other way round";
-    return ((p->events & POLLOUT) != 0) != (c->queued > 0)
+    return ((p->events & POLLOUT) != 0) != output
              ? "POLLOUT without output, or output without POLLOUT"
              : NULL;
 }
@@ -139,6 +141,7 @@ static inline int audit_timer_fits(unsigned state, unsigned timer)
     case CONN_HEAD: return timer == TIMER_HEAD;
     case CONN_OPEN: return timer == TIMER_PING || timer == TIMER_PONG || timer == TIMER_WRITE;
     case CONN_CLOSING: return timer == TIMER_CLOSE || timer == TIMER_WRITE;
+    case CONN_PAGE:
     case CONN_LINGER: return timer == TIMER_CLOSE;
     case CONN_PUSH: return timer == TIMER_HEAD || timer == TIMER_IDLE || timer == TIMER_WRITE;
     default: return timer == TIMER_DEAD;

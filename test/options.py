@@ -7,7 +7,9 @@ tests by a part of their name.
 import base64
 import fcntl
 import functools
+import hashlib
 import hmac
+import html
 import json
 import os
 import re
@@ -70,14 +72,15 @@ OPTIONS = [
            ("", "unix", "unix:/x", "localhost", "10.0.0.1:80", "10.0.0.0/33", "::/129", "::/", "1")),
     Option("--heartbeat", "HEART-BEAT", "TEXT", ()),
     Option("--heartbeat-reply", "off", "", FLAG),
+    Option("--demo", "off", "", FLAG),
     Option("--log", "info", "LEVEL", ("", "loud", "inf", "3")),
     Option("--memory", "", "", FLAG),
     Option("--check", "", "", FLAG),
     Option("--help", "", "", FLAG),
     Option("--version", "", "", FLAG),
 ]
-FLAGS = {"--heartbeat-reply", "--memory", "--check", "--help", "--version"}
-LATER = {"--demo"}  # tested elsewhere
+FLAGS = {"--heartbeat-reply", "--demo", "--memory", "--check", "--help", "--version"}
+LATER = set()  # tested elsewhere
 
 TESTS = []
 EFFECTS = set()
@@ -548,6 +551,62 @@ def heartbeat_reply_sends_it_back():
             poll("counted", lambda: server.metric("exportws_heartbeats_total") == 1)
             server.send("ab12", "pushed")
             equal("first frame", client.receive(), (TEXT, want))
+
+
+def demo(*options):
+    """What a server with --demo serves at /, what that tells its script, and the server's hints."""
+    with Server("--demo", *options) as server:
+        page = Connection(server.clients).ask("GET", "/")
+    tag = re.search('<html lang=\'en\' ([^>]*|"[^"]*")*>\n', page.body).group()
+    told = {name: html.unescape(value) for name, value in re.findall(r'data-(\w+)="([^"]*)"', tag)}
+    hints = [line.split("event=start ")[1] for line in server.log if "event=start" in line][1:]
+    return page, told, server, hints
+
+
+@test
+def demo_serves_a_page_that_knows_the_doors():
+    EFFECTS.add("--demo")
+    page, told, server, hints = demo()
+    equal("status", page.status, 200)
+    equal("told", told, {"path": PATH, "push": server.push})
+    equal("hints", hints, ["page=http://%s/#demo" % server.clients,
+                           "try=\"curl -d '37 %%' http://%s%sdemo\"" % (server.push, PATH)])
+    with tempfile.TemporaryDirectory() as folder:
+        secret, odd = os.path.join(folder, "secret"), '/a"&quot;&<b>\'/'
+        with open(secret, "w") as file:
+            file.write("s3cret\n")
+        page, told, server, hints = demo("--push-secret-file", secret, "--path", odd,
+                                         "--push", "unix:%s/a&\"b" % folder)
+        equal("told of odd ones", told,
+              {"path": odd, "push": 'unix:%s/a&"b' % folder, "secret": "1"})
+        equal("hints of a Unix socket", hints, ["page=http://%s/#demo" % server.clients])
+        true("secret in the page", "s3cret" not in page.body)
+        with Server("--demo", "--listen", "unix:" + folder + "/door") as server:
+            equal("Unix socket", Connection(server.clients).ask("GET", "/").status, 200)
+        true("page= of a Unix socket", not any(" page=" in line for line in server.log))
+    equal("told of a shut door", demo("--push", "none")[1], {"path": PATH, "push": ""})
+    equal("hints at --log warn", demo("--log", "warn")[3], [])
+    with Server() as server:
+        equal("without", Connection(server.clients).ask("GET", "/").status, 404)
+    true("hints without", not any(" page=" in line for line in server.log))
+
+
+@test
+def demo_page_runs_nothing_but_itself():
+    """The hashes in its policy are those of its one style and its one script."""
+    page = demo()[0]
+    policy = page.getheader("Content-Security-Policy")
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    for name, sources, others in (("style", "style-src", ""), ("script", "script-src", "'self' ")):
+        parts = re.findall("<%s>(.*?)</%s>" % (name, name), page.body, re.DOTALL)
+        equal("number of " + name, len(parts), 1)
+        digest = base64.b64encode(hashlib.sha256(parts[0].encode()).digest()).decode()
+        equal(sources, rules.pop(sources), others + "'sha256-%s'" % digest)
+    equal("other rules", rules, {"default-src": "'none'", "connect-src": "'self'",
+                                 "img-src": "data:", "base-uri": "'none'",
+                                 "form-action": "'none'", "frame-ancestors": "'none'"})
+    equal("scripts from elsewhere", re.findall("<script src='(.*?)'>", page.body), ["/exportws.js"])
+    true("inline style or handler", not re.search(r"<[^>]* (style|on\w+)=", page.body))
 
 
 @effect("--log")

@@ -10,7 +10,8 @@ cd "$(dirname "$0")/.." || exit 1
 MEMORY_MAX=16384   # a server for 8 sessions with messages of 512 bytes
 FRAME_MAX=1024     # the stack of any one function
 STACK_MAX=8192     # the deepest path, measured
-TEXT_MAX=49152     # code and constants of the object at -Os
+TEXT_MAX=49152     # code and constants of the object at -Os, without the pages
+PAGES_MAX=13312    # the browser client, the demo page, and what sends them
 STATIC_MAX=131072  # a stripped static musl binary
 
 cc=${CC:-cc}
@@ -58,11 +59,17 @@ for level in -O0 -O2 -Os; do
     row "stack, largest function at $level" "${frame%% *}" $FRAME_MAX "${frame#* }"
 done
 
-# Nothing unwinds C; and who counts bytes has a page of his own.
-$cc -std=c99 -Os -fno-asynchronous-unwind-tables -DEXPORTWS_NO_PAGES -DEXPORTWS_NO_MAIN -c \
-    -o "$tmp/os.o" exportws.c || exit 1
-row 'object at -Os, code and constants' "$(size "$tmp/os.o" | awk 'NR == 2 { print $1 }')" \
-    $TEXT_MAX "$(size "$tmp/os.o" | awk 'NR == 2 { print "data " $2 ", bss " $3 }')"
+# Nothing unwinds C.
+object_text() { # flags...: code and constants of the object
+    $cc -std=c99 -Os -fno-asynchronous-unwind-tables -DEXPORTWS_NO_MAIN "$@" -c -o "$tmp/os.o" exportws.c || return
+    size "$tmp/os.o" | awk 'NR == 2 { print $1 }'
+}
+
+whole=$(object_text)
+bare=$(object_text -DEXPORTWS_NO_PAGES)
+row 'object at -Os, without the pages' "$bare" $TEXT_MAX \
+    "$(size "$tmp/os.o" | awk 'NR == 2 { print "data " $2 ", bss " $3 }')"
+row 'the pages' $((${whole:-0} - ${bare:-0})) $PAGES_MAX ''
 
 # Small is worth nothing unless it serves: its own /healthz is asked for.
 static_serves() {

@@ -720,6 +720,131 @@ static void door_takes_a_socket_that_listens(void **state)
     assert_int_equal(fcntl(fd, F_GETFD), -1); /* it was the server's */
 }
 
+/* ===== Pages ===== */
+
+/* A listening socket whose connections have small buffers, as the option that names it. */
+static void narrow_door(struct host *h, char name[16])
+{
+    const int small = 1;
+    struct sockaddr_in at;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    memset(&at, 0, sizeof at);
+    at.sin_family = AF_INET;
+    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof small), 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof at), 0);
+    assert_int_equal(listen(fd, 5), 0);
+    snprintf(name, 16, "fd:%d", fd);
+    host_defaults(h);
+    h->o.listen = name, h->o.demo = 1, h->o.log_level = EXPORTWS_LOG_ERROR;
+}
+
+/* Asks for a page, and reads nothing of it. */
+static void page_ask(struct host *h, struct client *c, const char *path, int receive_buffer)
+{
+    char request[64];
+    int n = snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: h\r\n\r\n", path);
+    memset(c, 0, sizeof *c);
+    c->fd = dial(h->address, receive_buffer);
+    client_write(c, request, (size_t)n);
+    host_settle(h);
+}
+
+/* What has come so far, without another turn of the server. */
+static size_t page_arrived(struct client *c)
+{
+    ssize_t n;
+    while ((n = recv(c->fd, c->bytes + c->got, sizeof c->bytes - c->got, 0)) > 0)
+        c->got += (size_t)n;
+    return c->got;
+}
+
+/* Reads to the end of the connection; the answer must be as long as it says. */
+static void page_read(struct host *h, struct client *c)
+{
+    assert_false(client_want(h, c, sizeof c->bytes));
+    c->bytes[c->got] = '\0';
+    const char *length = strstr((const char *)c->bytes, "Content-Length: ");
+    const char *body = strstr((const char *)c->bytes, "\r\n\r\n");
+    assert_true(length && body && length < body);
+    assert_int_equal(strtoul(length + 16, NULL, 10), strlen(body + 4));
+    client_close(c);
+}
+
+/* Waits until no connection is left: the door and the wake-up pipe. */
+static void page_gone(struct host *h)
+{
+    struct pollfd fds[64];
+    long long deadline = now_ms() + (long long)WAIT_MS * test_slow();
+    int timeout = 0;
+    while (exportws_pollfds(h->w, fds, COUNT(fds), &timeout) > 2) {
+        assert_true(now_ms() < deadline);
+        exportws_step(h->w, 10);
+    }
+}
+
+static void page_comes_whole_through_narrow_sockets(void **state)
+{
+    static const char *const paths[] = {"/", "/exportws.js"};
+    static const size_t stages[] = {1, 8192, 65536}; /* 157 bytes, and more than a page */
+    struct host h;
+    char name[16];
+    (void)state;
+    for (size_t i = 0; i < COUNT(stages) * COUNT(paths); i++) {
+        narrow_door(&h, name);
+        h.o.max_push_bytes = stages[i / COUNT(paths)];
+        host_start(&h);
+        page_ask(&h, &clients[0], paths[i % COUNT(paths)], 0);
+        page_read(&h, &clients[0]);
+        page_ask(&h, &clients[1], paths[i % COUNT(paths)], 1);
+        assert_in_range(page_arrived(&clients[1]), 1, clients[0].got - (clients[0].got > 6000));
+        page_read(&h, &clients[1]);
+        assert_string_equal((const char *)clients[1].bytes, (const char *)clients[0].bytes);
+        page_gone(&h);
+        host_end(&h);
+    }
+}
+
+/* Nobody takes it any more: its slot comes back, by reset at once, else in close_timeout. */
+static void page_that_nobody_takes_is_given_up(void **state)
+{
+    const struct linger abrupt = {1, 0};
+    struct host h;
+    char name[16];
+    (void)state;
+    narrow_door(&h, name);
+    h.o.close_timeout_ms = 60000;
+    host_start(&h);
+    page_ask(&h, &clients[0], "/", 1);
+    setsockopt(clients[0].fd, SOL_SOCKET, SO_LINGER, &abrupt, sizeof abrupt);
+    client_close(&clients[0]);
+    page_gone(&h);
+    host_end(&h);
+    narrow_door(&h, name);
+    h.o.close_timeout_ms = 50;
+    host_start(&h);
+    page_ask(&h, &clients[0], "/", 1);
+    page_gone(&h);
+    client_close(&clients[0]);
+    host_end(&h);
+}
+
+/* It keeps nobody out: with all handshakes in use the oldest page gives way. */
+static void page_gives_way_to_a_newcomer(void **state)
+{
+    struct host h;
+    char name[16];
+    (void)state;
+    narrow_door(&h, name);
+    h.o.handshakes = 1, h.o.close_timeout_ms = 60000;
+    host_start(&h);
+    page_ask(&h, &clients[0], "/", 1);
+    client_join(&h, &clients[1], "t");
+    assert_int_equal(exportws_sessions(h.w), 1);
+    client_close(&clients[0]), client_close(&clients[1]);
+    host_end(&h);
+}
+
 /* ===== Sending ===== */
 
 /* Arguments that no function that sends may take, and the error. */
@@ -1926,6 +2051,9 @@ int main(void)
         cmocka_unit_test(end_twice_closes_nobody_elses_descriptors),
         cmocka_unit_test(address_is_the_real_one),
         cmocka_unit_test(door_takes_a_socket_that_listens),
+        cmocka_unit_test(page_comes_whole_through_narrow_sockets),
+        cmocka_unit_test(page_that_nobody_takes_is_given_up),
+        cmocka_unit_test(page_gives_way_to_a_newcomer),
         cmocka_unit_test(bad_message_touches_nobody),
         cmocka_unit_test(null_server_is_an_error_everywhere),
         cmocka_unit_test(send_tells_how_many_it_reached),

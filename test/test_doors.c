@@ -305,6 +305,66 @@ static void client_door_is_healthy(void **state)
     server_stop(&s);
 }
 
+/* The client always, the page only with --demo; neither at the push door. */
+static void client_door_serves_its_pages(void **state)
+{
+    static const struct row rows[] = {
+        {"client", "GET /exportws.js HTTP/1.1\r\n" HOST "\r\n", 200,
+         "Content-Type: text/javascript; charset=utf-8", "globalThis.ExportWS = class ExportWS {\n"},
+        {"client: whole", "GET /exportws.js HTTP/1.1\r\n" HOST "\r\n", 200, NULL, "\n};\n"},
+        {"client: not kept", "GET /exportws.js HTTP/1.1\r\n" HOST "\r\n", 200,
+         "Cache-Control: no-cache", NULL},
+        {"client: nothing else", "GET /exportws.js HTTP/1.1\r\n" HOST "\r\n", 200,
+         "X-Content-Type-Options: nosniff", NULL},
+        {"client: the end", "GET /exportws.js HTTP/1.1\r\n" HOST "\r\n", 200, "Connection: close",
+         NULL},
+        {"client: query", "GET /exportws.js?v=1 HTTP/1.1\r\n" HOST "\r\n", 200, NULL, NULL},
+        {"page", "GET / HTTP/1.1\r\n" HOST "\r\n", 200, "Content-Type: text/html; charset=utf-8",
+         "<!doctype html>\n<html lang='en' data-path=\"" T "\" data-push=\"127.0.0.1:"},
+        {"page: whole", "GET / HTTP/1.1\r\n" HOST "\r\n", 200, NULL, "start();\n</script>\n"},
+        {"page: not kept", "GET / HTTP/1.1\r\n" HOST "\r\n", 200, "Cache-Control: no-cache", NULL},
+        {"page: nothing else", "GET / HTTP/1.1\r\n" HOST "\r\n", 200,
+         "X-Content-Type-Options: nosniff", NULL},
+        {"page: strict", "GET / HTTP/1.1\r\n" HOST "\r\n", 200, "Content-Security-Policy", NULL},
+        {"page: query", "GET /?a=b HTTP/1.1\r\n" HOST "\r\n", 200, NULL, "<!doctype html>"},
+    };
+    static const struct row refused[] = {
+        {"PUT of the client", "PUT /exportws.js HTTP/1.1\r\n" HOST "\r\n", 405, "Allow: GET",
+         NULL},
+        {"POST to the page", "POST / HTTP/1.1\r\n" HOST "Content-Length: 2\r\n\r\nhi", 405,
+         "Allow: GET", NULL},
+        {"something below", "GET /exportws.js/a HTTP/1.1\r\n" HOST "\r\n", 404, NULL, NULL},
+    };
+    static const struct row push[] = {
+        {"client", "GET /exportws.js HTTP/1.1\r\n" HOST "\r\n", 404, NULL, NULL},
+        {"page", "GET / HTTP/1.1\r\n" HOST "\r\n", 404, NULL, NULL},
+    };
+    static const char *const args[] = {"--demo", NULL};
+    static struct server s;
+    static struct reply r;
+    struct conn c;
+    size_t i;
+    (void)state;
+    server_start(&s, args);
+    for (i = 0; i < 2 * COUNT(rows); i++) { /* and once with what nobody asked for behind it */
+        const struct row *row = &rows[i % COUNT(rows)];
+        conn_open(&c, s.clients);
+        request_send(&c, row->request, strlen(row->request), 0);
+        if (i >= COUNT(rows))
+            conn_send(&c, row->request, strlen(row->request));
+        row_read(row, &c, &r);
+        conn_expect_eof(&c);
+        conn_close(&c);
+    }
+    client_rows_run(&s, rows, COUNT(rows));
+    client_rows_run(&s, refused, COUNT(refused));
+    push_rows_run(&s, push, COUNT(push));
+    server_stop(&s);
+    server_start(&s, NULL);
+    client_rows_run(&s, rows, 6); /* those of the client */
+    server_stop(&s);
+}
+
 /* A frame that comes in the same segment as the upgrade is not lost, nor is one cut by it. */
 static void client_door_reads_on_behind_the_upgrade(void **state)
 {
@@ -1189,6 +1249,7 @@ int main(void)
         ROW(client_door_upgrades),
         ROW(client_door_refuses),
         ROW(client_door_is_healthy),
+        ROW(client_door_serves_its_pages),
         ROW(client_door_reads_on_behind_the_upgrade),
         ROW(client_door_full_says_when_to_retry),
         ROW(client_door_bounds_an_address),

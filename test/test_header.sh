@@ -127,6 +127,36 @@ if ${CC:-cc} -std=c99 -Wall -Wextra -Werror -I. -c -o "$tmp/interface.o" "$tmp/i
 else not_ok header_declares_the_whole_interface "$(grep -m 1 error "$tmp/errors")"
 fi
 
+# ----- without the pages -----
+
+# Compiles as silently, holds nothing of them, and has none to give.
+without_pages() {
+    # shellcheck disable=SC2086
+    ${CC:-cc} -std=c99 -Wall -Wextra -Werror ${CFLAGS:--O2} ${LDFLAGS:-} -DEXPORTWS_NO_PAGES \
+        -o "$tmp/bare" exportws.c 2>"$tmp/errors" || { grep -m 1 error "$tmp/errors"; return; }
+    grep -q -a -e ExportWS -e '<html' "$tmp/bare" && echo 'a page is in the program'
+    command -v curl >/dev/null 2>&1 || return
+    # shellcheck disable=SC2086
+    ${RUN:-} "$tmp/bare" --demo 2>&1 | grep -q 'demo: is not' || echo 'it takes --demo'
+    # shellcheck disable=SC2086
+    ${RUN:-} "$tmp/bare" --listen 127.0.0.1:0 --push 127.0.0.1:0 >"$tmp/ready" 2>&1 &
+    pid=$!
+    for turn in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+        clients=$(sed -n 's/.*ready: clients \([^,]*\),.*/\1/p' "$tmp/ready")
+        [ -n "$clients" ] && break
+        [ "$turn" -lt 20 ] && sleep 0.1
+    done
+    for page in / /exportws.js; do
+        said=$(curl -s -m 10 -o /dev/null -w '%{http_code}' "http://$clients$page")
+        [ "$said" = 404 ] || echo "$page: $said"
+    done
+    kill "$pid" && wait "$pid"
+}
+wrong=$(without_pages | tr '\n' ' ')
+if [ -z "$wrong" ]; then ok no_pages_leaves_them_out
+else not_ok no_pages_leaves_them_out "$wrong"
+fi
+
 # ----- the program in the top comment -----
 
 # From its #include to the end of main, without the comment's stars. Its port is the one thing that

@@ -411,15 +411,6 @@ static void trusted_proxies_are_addresses_networks_or_unix(void **state)
     }
 }
 
-static void what_is_reserved_is_refused(void **state)
-{
-    exportws_options o;
-    (void)state;
-    exportws_defaults(&o);
-    o.demo = 1;
-    options_expect("demo", &o, "demo");
-}
-
 /* ===== The reason ===== */
 
 static void reason_is_cut_to_its_room(void **state)
@@ -460,7 +451,6 @@ int main(void)
         cmocka_unit_test(inherited_descriptor_is_a_small_number),
         cmocka_unit_test(secrets_and_origins_are_there_or_not),
         cmocka_unit_test(trusted_proxies_are_addresses_networks_or_unix),
-        cmocka_unit_test(what_is_reserved_is_refused),
         cmocka_unit_test(reason_is_cut_to_its_room),
     };
     return cmocka_run_group_tests_name("options", tests, NULL, NULL);

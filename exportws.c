@@ -1166,7 +1166,6 @@ struct exportws {
     uint32_t waiting;               /* connections that wait for an input buffer */
     struct chain timers[TIMERS], ages[2]; /* messages by expiry: not got, history */
     struct chain remembered;              /* records by age */
-    struct token all;                     /* what is for all */
     unsigned durations_ms[TIMERS];
     size_t block_bytes, input_bytes, stage_size, answers_size, answers_used, name_bytes;
     int wake[2];
@@ -1180,7 +1179,7 @@ struct exportws {
     struct pollfd *polls;
     uint32_t *owners;
     struct conn *conns;
-    struct token *tokens;
+    struct token *tokens, *all; /* all: the record of what is for all, behind them */
     uint32_t *buckets;
     char *names;
     struct push *pushes;
@@ -1602,7 +1601,8 @@ static size_t layout(struct exportws *w, uint8_t *base)
     w->polls = arena_take(&a, (size_t)w->conns_end + 3, sizeof *w->polls);
     w->owners = arena_take(&a, (size_t)w->conns_end + 3, sizeof *w->owners);
     w->conns = arena_take(&a, w->conns_end, sizeof *w->conns);
-    w->tokens = arena_take(&a, w->token_count, sizeof *w->tokens);
+    w->tokens = arena_take(&a, (size_t)w->token_count + 1, sizeof *w->tokens);
+    w->all = w->tokens ? w->tokens + w->token_count : NULL;
     w->buckets = arena_take(&a, (size_t)w->bucket_mask + 1, sizeof *w->buckets);
     w->names = arena_take(&a, o->capacity, w->name_bytes);
     w->pushes = arena_take(&a, o->pushers + PUSHERS_SPARE, sizeof *w->pushes);
@@ -1777,7 +1777,7 @@ static size_t message_copy(const struct exportws *w, uint32_t index, size_t from
 /* Whose a message is: its token's record, or that of all. */
 static struct token *message_owner(struct exportws *w, const struct message *m)
 {
-    return m->token == NONE ? &w->all : &w->tokens[m->token];
+    return m->token == NONE ? w->all : &w->tokens[m->token];
 }
 
 /* Takes a message off the list by expiry that it is on. */
@@ -2287,6 +2287,7 @@ static void conn_output_done(struct exportws *w, struct conn *c, int progress)
         if (waits && (progress || c->timer != TIMER_WRITE)) timer_set(w, c, TIMER_WRITE);
         if (!waits) timer_set(w, c, TIMER_CLOSE);
         return;
+    case CONN_PAGE: return;
     default: /* CONN_LINGER: it comes here once with nothing left to send */
         if (c->timer != TIMER_CLOSE) timer_set(w, c, TIMER_CLOSE);
         if (c->queued == 0 && shutdown(c->fd, SHUT_WR) < 0) conn_doom(w, c);
@@ -2378,7 +2379,7 @@ struct resume {
  * given out says nothing: then nothing is known, and *last becomes 0. */
 static int session_gap(const struct exportws *w, const struct conn *c, uint64_t *last)
 {
-    const uint64_t lost = w->tokens[c->token].lost, all = w->all.lost;
+    const uint64_t lost = w->tokens[c->token].lost, all = w->all->lost;
     if (*last >= w->next_id) {
         *last = 0;
         return 1;
@@ -2420,7 +2421,7 @@ static int session_claim(struct exportws *w, struct conn *c, const struct resume
     if (from->asked) {
         index = chain_after(w, own, from->last);
         if (own->last != NONE) ends = message_at(w, own->last)->flags & MESSAGE_END;
-        c->all = chain_after(w, &w->all.messages, from->last);
+        c->all = chain_after(w, &w->all->messages, from->last);
         session_claim_from(w, c, c->all);
     } else {
         while (index != NONE && (message_at(w, index)->flags & MESSAGE_GOT))
@@ -2717,7 +2718,7 @@ static int pushed_settle(struct exportws *w, struct pushed *p, int reached)
     }
     if (p->index != NONE) message_free(w, p->index);
     if (!p->name) {
-        w->all.lost = p->id;
+        w->all->lost = p->id;
     } else if (reached > 0) {
         uint32_t record = token_make(w, p->name, p->name_size);
         w->tokens[record].lost = p->id;
@@ -5075,7 +5076,7 @@ static void server_init(struct exportws *w)
     memset(w->m, 0, sizeof *w->m);
     w->sweep_us = w->swept = SWEEP_PIECE;
     w->expired = w->left_first = w->left_last = NONE;
-    w->all.messages = w->ages[0] = w->ages[1] = w->remembered = (struct chain){NONE, NONE};
+    w->ages[0] = w->ages[1] = w->remembered = (struct chain){NONE, NONE};
     for (unsigned i = 0; i < TIMERS; i++) w->timers[i] = (struct chain){NONE, NONE};
     w->durations_ms[TIMER_HEAD] = w->o.handshake_timeout_ms;
     w->durations_ms[TIMER_PING] = w->o.ping_ms;
@@ -5087,7 +5088,8 @@ static void server_init(struct exportws *w)
     free_lists(w);
     loop_time(w);
     w->first_id = w->next_id = clock_us(CLOCK_REALTIME) + 1; /* 0 is no id */
-    w->forgotten = w->all.lost = w->first_id - 1;
+    w->forgotten = w->first_id - 1;
+    *w->all = (struct token){0, w->forgotten, NONE, NONE, 0, {NONE, NONE}, 0};
 }
 
 /* The hash key: nobody outside can guess which tokens share a bucket. 0, or -1. */
@@ -5913,7 +5915,7 @@ static const char *program_value(const struct program *p, const char *name)
 {
     const char *value = NULL;
     for (unsigned i = 0; i < OPTIONS; i++)
-        if (strcmp(options[i].name, name) == 0)
+        if (strcmp(options[i].name, name) == 0 && options[i].kind != OPTION_FLAG)
             memcpy(&value, (const char *)&p->o + options[i].at, sizeof value);
     return value;
 }

@@ -316,7 +316,7 @@ static inline const char *audit_tokens(const struct exportws *w, struct audit *a
     if (records != w->token_count) return "free records + those in use != all";
     if (online != w->online) return "online != tokens with a session";
     if (ringed != w->sessions) return "an open session is in no ring";
-    return audit_chain(w, a, &w->all.messages, NONE);
+    return audit_chain(w, a, &w->all->messages, NONE);
 }
 
 /* ----- queues ----- */
@@ -413,7 +413,7 @@ static inline const char *audit_owner(const struct exportws *w, struct audit *a,
 
 static inline const char *audit_held(const struct exportws *w, struct audit *a)
 {
-    const char *wrong = audit_owner(w, a, &w->all);
+    const char *wrong = audit_owner(w, a, w->all);
     for (uint32_t record = 0; record < w->token_count && !wrong; record++)
         if (a->record[record] == 2 && w->tokens[record].first_session != REMEMBERED)
             wrong = audit_owner(w, a, &w->tokens[record]);

@@ -752,7 +752,7 @@ static const struct message *chain_find(uint32_t index, uint64_t id)
 static const struct message *message_kept(uint64_t id)
 {
     const struct exportws *w = run.w;
-    const struct message *found = chain_find(w->all.messages.first, id);
+    const struct message *found = chain_find(w->all->messages.first, id);
     if (!found) found = chain_find(w->expired, id); /* the log will tell */
     for (uint32_t bucket = 0; bucket <= w->bucket_mask; bucket++)
         for (uint32_t t = w->buckets[bucket]; t != NONE && !found; t = w->tokens[t].next)

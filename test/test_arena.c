@@ -127,7 +127,7 @@ static size_t layout_regions(const struct exportws *w, struct region *r)
     r[count++] = (struct region){"polls", w->polls, entries * sizeof *w->polls};
     r[count++] = (struct region){"owners", w->owners, entries * sizeof *w->owners};
     r[count++] = (struct region){"conns", w->conns, w->conns_end * sizeof *w->conns};
-    r[count++] = (struct region){"tokens", w->tokens, w->token_count * sizeof *w->tokens};
+    r[count++] = (struct region){"tokens", w->tokens, (w->token_count + 1) * sizeof *w->tokens};
     r[count++] =
         (struct region){"buckets", w->buckets, ((size_t)w->bucket_mask + 1) * sizeof *w->buckets};
     r[count++] = (struct region){"names", w->names, w->capacity * w->name_bytes};

@@ -262,11 +262,11 @@ static void messages_for_all_do_not_age(void **state)
     uint32_t index = make(OP_TEXT, NULL, 0, pattern(10), 10);
     (void)state;
     message_link(u.w, index, NONE);
-    assert_int_equal(u.w->all.messages.first, index);
+    assert_int_equal(u.w->all->messages.first, index);
     assert_int_equal(u.w->ages[0].first, NONE);
     drop(index);
-    assert_int_equal(u.w->all.messages.first, NONE);
-    assert_int_equal(u.w->all.messages.last, NONE);
+    assert_int_equal(u.w->all->messages.first, NONE);
+    assert_int_equal(u.w->all->messages.last, NONE);
     expect_books(0, 0);
 }
 
@@ -734,7 +734,7 @@ static void broadcast_is_kept_once_for_all_that_wait(void **state)
     for (uint32_t i = 0; i < 3; i++) session_clog(i);
     assert_int_equal(exportws_broadcast(u.w, text, sizeof text - 1, EXPORTWS_TEXT), 4);
     expect_books(blocks_for(0, sizeof text - 1), 0);
-    assert_int_equal(message_at(u.w, u.w->all.messages.first)->refs, 3);
+    assert_int_equal(message_at(u.w, u.w->all->messages.first)->refs, 3);
     script_play(&peers[3], &u);
     script_expect_text(&peers[3], text);
     for (uint32_t i = 0; i < 3; i++) {

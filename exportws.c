@@ -4237,9 +4237,12 @@ static void page_send(struct exportws *w, struct conn *c)
     for (;;) {
         size_t n = page_stage(w, c);
         ptrdiff_t sent = n > 0 ? conn_write(w, c, w->stage, n) : 0;
-        if (sent < 0) conn_doom(w, c);
         if (n == 0) c->state = CONN_LINGER;
-        if (sent <= 0) break;
+        if (sent == 0) break;
+        if (sent < 0) {
+            conn_doom(w, c);
+            return;
+        }
         c->sent += (uint32_t)sent;
         timer_set(w, c, TIMER_CLOSE);
     }

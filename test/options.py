@@ -557,7 +557,7 @@ def demo(*options):
     """What a server with --demo serves at /, what that tells its script, and the server's hints."""
     with Server("--demo", *options) as server:
         page = Connection(server.clients).ask("GET", "/")
-    tag = re.search('<html lang=\'en\' ([^>]*|"[^"]*")*>\n', page.body).group()
+    tag = re.search('<html lang=\'en\' (?:[^>"]|"[^"]*")*>\n', page.body).group()
     told = {name: html.unescape(value) for name, value in re.findall(r'data-(\w+)="([^"]*)"', tag)}
     hints = [line.split("event=start ")[1] for line in server.log if "event=start" in line][1:]
     return page, told, server, hints

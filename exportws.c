@@ -117,9 +117,8 @@ static uint32_t load_be32(const uint8_t p[4])
 
 static uint64_t load_le64(const uint8_t p[8])
 {
-    uint64_t value = 0;
-    for (int i = 7; i >= 0; i--) value = value << 8 | p[i];
-    return value;
+    return (uint64_t)p[0] | (uint64_t)p[1] << 8 | (uint64_t)p[2] << 16 | (uint64_t)p[3] << 24 |
+           (uint64_t)p[4] << 32 | (uint64_t)p[5] << 40 | (uint64_t)p[6] << 48 | (uint64_t)p[7] << 56;
 }
 
 static void store_be(uint8_t *p, size_t n, uint64_t value)
@@ -150,19 +149,19 @@ static int ascii_digit(uint8_t c)
     return c >= '0' && c <= '9';
 }
 
-/* Whether p[0..n) is `lower`, in any case. */
-static int ascii_equal(const uint8_t *p, size_t n, const char *lower)
+/* Whether p[0..n) is text[0..n), in any case. */
+static int ascii_same(const uint8_t *p, const char *text, size_t n)
 {
     size_t i = 0;
-    while (i < n && lower[i] && ascii_lower(p[i]) == ascii_lower((uint8_t)lower[i])) i++;
-    return i == n && !lower[i];
+    while (i < n && (p[i] == (uint8_t)text[i] || ascii_lower(p[i]) == ascii_lower((uint8_t)text[i])))
+        i++;
+    return i == n;
 }
 
-/* A letter, a digit, or one of the marks. */
-static int ascii_among(uint8_t c, const char *marks)
+/* Whether p[0..n) is a text, in any case. */
+static int ascii_equal(const uint8_t *p, size_t n, const char *text)
 {
-    return ascii_digit(c) || (ascii_lower(c) >= 'a' && ascii_lower(c) <= 'z') ||
-           (c != '\0' && strchr(marks, c));
+    return n == strlen(text) && ascii_same(p, text, n);
 }
 
 static int hex_value(uint8_t c)
@@ -498,21 +497,37 @@ enum head_field {
     FIELD_FORWARDED, FIELDS
 };
 
+enum verb { VERB_OTHER, VERB_GET, VERB_HEAD, VERB_POST, VERB_DELETE, VERBS };
+
 /* A request head as far as it has been read; all zero at its start. Spans count from the head's
  * first byte. */
 struct head {
     uint16_t line, scan;  /* the line being read starts, and has been looked at up to */
     uint8_t begun;        /* the request line has been read */
     uint8_t minor;        /* HTTP/1.minor */
+    uint8_t verb;         /* the method, if it is one of ours */
     uint16_t flags, seen; /* head_flag; 1 << head_field for each that was there */
     struct span method, target, fields, host, origin, key, authorization, forwarded;
     uint64_t length; /* Content-Length */
 };
 
-/* The characters of a token (RFC 9110, 5.6.2). */
+/* Sets of the characters below 128, a bit each. */
+static const uint32_t
+    http_tchars[4] = {0, 0x03ff6cfa, 0xc7fffffe, 0x57ffffff}, /* a token's (RFC 9110, 5.6.2) */
+    http_hosts[4] = {0, 0x2fff7fd2, 0x87fffffe, 0x47fffffe}, /* a host's but % (RFC 3986, 3.2.2) */
+    http_visible[4] = {0, 0xfffffffe, 0xffffffff, 0x7fffffff};
+
+/* How many of p[0..n) are in a set before the first that is not. */
+static size_t http_span(const uint32_t set[4], const uint8_t *p, size_t n)
+{
+    size_t i = 0;
+    while (i < n && p[i] < 128 && (set[p[i] >> 5] >> (p[i] & 31) & 1)) i++;
+    return i;
+}
+
 static int http_tchar(uint8_t c)
 {
-    return ascii_among(c, "!#$%&'*+-.^_`|~");
+    return http_span(http_tchars, &c, 1) > 0;
 }
 
 /* What a field's value may have. */
@@ -592,7 +607,7 @@ static int host_valid(const uint8_t *p, size_t n)
     size_t size = host_size(p, n), i = size, v6 = n > 0 && *p == '[', digits = 0;
     if (v6 && (size < 3 || p[size - 1] != ']')) return 0;
     for (size_t at = size - v6; at-- > v6;) {
-        if (p[at] == '%' ? digits < 2 : !ascii_among(p[at], ":-._~!$&'()*+,;=")) return 0;
+        if (p[at] == '%' ? digits < 2 : !http_span(http_hosts, p + at, 1)) return 0;
         digits = hex_value(p[at]) < 0 ? 0 : digits + 1; /* what a % must have behind it */
     }
     if (i < n && p[i++] != ':') return 0;
@@ -605,31 +620,33 @@ static int head_note(struct head *h, unsigned field, struct span value, const ui
 {
     const unsigned lists = 1U << FIELD_CONNECTION | 1U << FIELD_UPGRADE | 1U << FIELD_EXPECT |
                            1U << FIELD_PROTOCOL | 1U << FIELD_FORWARDED;
-    const uint8_t *media = memchr(p, ';', value.size);
-    size_t media_size = media ? (size_t)(media - p) : value.size;
-    unsigned flags = http_list_flags(p, value.size);
+    const uint8_t *media;
+    size_t n = value.size;
+    unsigned flags = 0;
     if ((h->seen & 1U << field) && !(lists & 1U << field)) return -400;
     h->seen = (uint16_t)(h->seen | 1U << field);
     switch (field) {
-    case FIELD_HOST: h->host = value; return host_valid(p, value.size) ? 0 : -400;
+    case FIELD_HOST: h->host = value; return host_valid(p, n) ? 0 : -400;
     case FIELD_ORIGIN: h->origin = value; return 0;
     case FIELD_KEY: h->key = value; return 0;
     case FIELD_AUTHORIZATION: h->authorization = value; return 0;
     case FIELD_FORWARDED: h->forwarded = value; return 0; /* of several lines the last */
-    case FIELD_LENGTH: return decimal_parse(p, value.size, &h->length) < 0 ? -400 : 0;
+    case FIELD_LENGTH: return decimal_parse(p, n, &h->length) < 0 ? -400 : 0;
     case FIELD_ENCODING:
-        if (!ascii_equal(p, value.size, "chunked")) return -501;
+        if (!ascii_equal(p, n, "chunked")) return -501;
         flags = HEAD_CHUNKED;
         break;
-    case FIELD_VERSION: flags = ascii_equal(p, value.size, "13") ? HEAD_VERSION_13 : 0; break;
+    case FIELD_VERSION: flags = ascii_equal(p, n, "13") ? HEAD_VERSION_13 : 0; break;
     case FIELD_TYPE:
-        http_trim(&p, &media_size);
-        flags = ascii_equal(p, media_size, "application/octet-stream") ? HEAD_BINARY : 0;
+        media = memchr(p, ';', n);
+        if (media) n = (size_t)(media - p);
+        http_trim(&p, &n);
+        flags = ascii_equal(p, n, "application/octet-stream") ? HEAD_BINARY : 0;
         break;
-    case FIELD_PROTOCOL: flags = http_list_ids(p, value.size); break;
-    case FIELD_UPGRADE: flags &= HEAD_WEBSOCKET; break;
-    case FIELD_EXPECT: flags &= HEAD_CONTINUE; break;
-    default: flags &= HEAD_CLOSE | HEAD_UPGRADE; break;
+    case FIELD_PROTOCOL: flags = http_list_ids(p, n); break;
+    case FIELD_UPGRADE: flags = http_list_flags(p, n) & HEAD_WEBSOCKET; break;
+    case FIELD_EXPECT: flags = http_list_flags(p, n) & HEAD_CONTINUE; break;
+    default: flags = http_list_flags(p, n) & (HEAD_CLOSE | HEAD_UPGRADE); break;
     }
     h->flags = (uint16_t)(h->flags | flags);
     return 0;
@@ -638,29 +655,33 @@ static int head_note(struct head *h, unsigned field, struct span value, const ui
 /* A field line p[0..n), which starts `at` bytes into the head. 0, or -status. */
 static int head_field_line(struct head *h, const uint8_t *p, size_t n, size_t at)
 {
-    static const char *const names[FIELDS] = {[FIELD_HOST] = "host",
-                                              [FIELD_ORIGIN] = "origin",
-                                              [FIELD_KEY] = "sec-websocket-key",
-                                              [FIELD_VERSION] = "sec-websocket-version",
-                                              [FIELD_LENGTH] = "content-length",
-                                              [FIELD_AUTHORIZATION] = "authorization",
-                                              [FIELD_TYPE] = "content-type",
-                                              [FIELD_CONNECTION] = "connection",
-                                              [FIELD_UPGRADE] = "upgrade",
-                                              [FIELD_ENCODING] = "transfer-encoding",
-                                              [FIELD_EXPECT] = "expect",
-                                              [FIELD_PROTOCOL] = "sec-websocket-protocol",
-                                              [FIELD_FORWARDED] = "x-forwarded-for"};
-    size_t name = 0;
-    while (name < n && http_tchar(p[name])) name++;
-    if (name == 0 || name == n || p[name] != ':') return -400;
-    const uint8_t *value = p + name + 1;
-    size_t size = n - name - 1;
+    static const struct {
+        uint8_t size;
+        char name[23];
+    } names[FIELDS] = {[FIELD_HOST] = {4, "Host"},
+                       [FIELD_ORIGIN] = {6, "Origin"},
+                       [FIELD_KEY] = {17, "Sec-WebSocket-Key"},
+                       [FIELD_VERSION] = {21, "Sec-WebSocket-Version"},
+                       [FIELD_LENGTH] = {14, "Content-Length"},
+                       [FIELD_AUTHORIZATION] = {13, "Authorization"},
+                       [FIELD_TYPE] = {12, "Content-Type"},
+                       [FIELD_CONNECTION] = {10, "Connection"},
+                       [FIELD_UPGRADE] = {7, "Upgrade"},
+                       [FIELD_ENCODING] = {17, "Transfer-Encoding"},
+                       [FIELD_EXPECT] = {6, "Expect"},
+                       [FIELD_PROTOCOL] = {22, "Sec-WebSocket-Protocol"},
+                       [FIELD_FORWARDED] = {15, "X-Forwarded-For"}};
+    const uint8_t *value = memchr(p, ':', n);
+    size_t name = value ? (size_t)(value - p) : 0, size = n - name - 1;
+    unsigned field = 0;
+    while (field < FIELDS &&
+           !(names[field].size == name && ascii_same(p, names[field].name, name)))
+        field++;
+    if (field == FIELDS) return name > 0 && http_span(http_tchars, p, name) == name ? 0 : -400;
+    value++;
     http_trim(&value, &size);
     struct span span = {(uint16_t)(at + (size_t)(value - p)), (uint16_t)size};
-    for (unsigned field = 0; field < FIELDS; field++)
-        if (ascii_equal(p, name, names[field])) return head_note(h, field, span, value);
-    return 0;
+    return head_note(h, field, span, value);
 }
 
 /* The authority of an absolute-form target: 1 and where it stands, or 0 for a target of another
@@ -668,8 +689,7 @@ static int head_field_line(struct head *h, const uint8_t *p, size_t n, size_t at
 static int target_authority(const uint8_t *p, size_t n, size_t *at, size_t *size)
 {
     size_t end;
-    *at = n > 7 && ascii_equal(p, 7, "http://") ? 7 : 0;
-    if (n > 8 && ascii_equal(p, 8, "https://")) *at = 8;
+    *at = n > 7 && ascii_same(p, "http://", 7) ? 7 : n > 8 && ascii_same(p, "https://", 8) ? 8 : 0;
     if (*at == 0) return 0;
     end = *at;
     while (end < n && p[end] != '/' && p[end] != '?') end++;
@@ -682,42 +702,64 @@ static int target_valid(const uint8_t *p, size_t n, const uint8_t *method, size_
 {
     size_t at, size;
     if (memchr(p, '#', n)) return 0;
+    if (*p == '/') return 1;
     if (target_authority(p, n, &at, &size))
         return host_size(p + at, size) > 0 && host_valid(p + at, size);
-    return *p == '/' || (n == 1 && *p == '*' && ascii_equal(method, method_size, "options")) ||
+    return (n == 1 && *p == '*' && ascii_equal(method, method_size, "options")) ||
            ascii_equal(method, method_size, "connect");
+}
+
+/* Which method stands in p[0..n), with the blank behind it. */
+static uint8_t method_verb(const uint8_t *p, size_t n)
+{
+    static const char names[VERBS][8] = {"", "GET ", "HEAD ", "POST ", "DELETE "};
+    uint8_t verb = VERBS - 1;
+    while (verb > 0 && !(n < 8 && memcmp(p, names[verb], n) == 0)) verb--;
+    return verb;
 }
 
 /* The request line p[0..n), which starts `at` bytes into the head. 0, or -status. */
 static int head_request_line(struct head *h, const uint8_t *p, size_t n, size_t at)
 {
-    size_t method = 0, end;
-    while (method < n && http_tchar(p[method])) method++;
+    size_t method = http_span(http_tchars, p, n), end = method + 1;
     if (method == 0 || method == n || p[method] != ' ') return -400;
-    for (end = method + 1; end < n && p[end] > ' ' && p[end] < 0x7f; end++) {}
+    end += http_span(http_visible, p + end, n - end);
     if (end == method + 1 || n - end != 9 || memcmp(p + end, " HTTP/1.", 8) != 0 ||
         !ascii_digit(p[n - 1]))
         return -400;
     if (!target_valid(p + method + 1, end - method - 1, p, method)) return -400;
     h->method = (struct span){(uint16_t)at, (uint16_t)method};
+    h->verb = method_verb(p, method + 1);
     h->target = (struct span){(uint16_t)(at + method + 1), (uint16_t)(end - method - 1)};
     h->minor = p[n - 1] > '0';
     h->begun = 1;
     return 0;
 }
 
+/* How many of p[0..n) are known, eight at a time, to be neither controls nor DEL. */
+static size_t http_plain(const uint8_t *p, size_t n)
+{
+    const uint64_t ones = 0x0101010101010101;
+    size_t i = 0;
+    for (; n - i >= sizeof ones; i += sizeof ones) {
+        uint64_t eight;
+        memcpy(&eight, p + i, sizeof eight);
+        uint64_t low = (eight - ' ' * ones) & ~eight, del = eight ^ 0x7f * ones;
+        if ((low | ((del - ones) & ~del)) & 0x80 * ones) break;
+    }
+    return i;
+}
+
 /* Looks at the head's bytes up to the end of the next line. Returns where that line ends (its LF
  * excluded), 0: more is needed, or -400 at a byte that no line may have. */
 static int head_scan(struct head *h, const uint8_t *p, size_t n)
 {
-    for (; h->scan < n; h->scan++) {
-        uint8_t c = p[h->scan];
-        int after_cr = h->scan > h->line && p[h->scan - 1] == '\r';
-        if (after_cr != (c == '\n')) return -400;
-        if (c == '\n') return h->scan;
-        if (!http_text(c) && c != '\r') return -400;
-    }
-    return 0;
+    size_t at = h->scan + http_plain(p + h->scan, n - h->scan);
+    while (at < n && http_text(p[at])) at++;
+    h->scan = (uint16_t)at; /* a CR is looked at again, with what follows it */
+    if (at < n && p[at] != '\r') return -400;
+    if (n - at < 2) return 0;
+    return p[at + 1] == '\n' ? (int)at + 1 : -400;
 }
 
 /* What all heads must have. A target that names a host counts instead of the Host field (RFC 9112,
@@ -866,14 +908,13 @@ static int token_decode(const uint8_t *p, size_t n, uint8_t *out, size_t size)
 static int origin_is_host(const uint8_t *origin, size_t origin_n, const uint8_t *host,
                           size_t host_n)
 {
-    size_t at = 0, size, i = 0;
+    size_t at = 0, size;
     while (at + 3 <= origin_n && memcmp(origin + at, "://", 3) != 0) at++;
     if (at + 3 > origin_n) return 0;
     origin += at + 3;
     size = host_size(origin, origin_n - at - 3);
     if (size == 0 || size != host_size(host, host_n)) return 0;
-    while (i < size && ascii_lower(origin[i]) == ascii_lower(host[i])) i++;
-    return i == size;
+    return ascii_same(origin, (const char *)host, size);
 }
 
 /* Whether two secrets are the same, in a time that depends on the given one's length only. */
@@ -3020,25 +3061,25 @@ static void session_feed(struct exportws *w, struct conn *c, struct input *in, i
 /* The statuses of both doors; the row's number is its place in metrics.refused. */
 static const struct status {
     uint16_t code;
-    const char *phrase, *fields;
+    const char *line, *fields; /* with the code; more header lines */
 } statuses[] = {
-    {200, "OK", ""},
-    {202, "Accepted", ""},
-    {400, "Bad Request", ""},
-    {401, "Unauthorized", "WWW-Authenticate: Bearer\r\n"},
-    {403, "Forbidden", ""},
-    {404, "Not Found", ""},
-    {405, "Method Not Allowed", ""},
-    {408, "Request Timeout", ""},
-    {411, "Length Required", ""},
-    {413, "Content Too Large", ""},
-    {414, "URI Too Long", ""},
-    {426, "Upgrade Required",
+    {200, "200 OK", ""},
+    {202, "202 Accepted", ""},
+    {400, "400 Bad Request", ""},
+    {401, "401 Unauthorized", "WWW-Authenticate: Bearer\r\n"},
+    {403, "403 Forbidden", ""},
+    {404, "404 Not Found", ""},
+    {405, "405 Method Not Allowed", ""},
+    {408, "408 Request Timeout", ""},
+    {411, "411 Length Required", ""},
+    {413, "413 Content Too Large", ""},
+    {414, "414 URI Too Long", ""},
+    {426, "426 Upgrade Required",
      "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"},
-    {429, "Too Many Requests", "Retry-After: 1\r\n"},
-    {431, "Request Header Fields Too Large", ""},
-    {501, "Not Implemented", ""},
-    {503, "Service Unavailable", "Retry-After: 1\r\n"},
+    {429, "429 Too Many Requests", "Retry-After: 1\r\n"},
+    {431, "431 Request Header Fields Too Large", ""},
+    {501, "501 Not Implemented", ""},
+    {503, "503 Service Unavailable", "Retry-After: 1\r\n"},
 };
 
 enum { STATUSES = sizeof statuses / sizeof *statuses };
@@ -3066,8 +3107,9 @@ static void response_write(struct text *t, const struct response *r)
 {
     unsigned row = status_row(r->status);
     int known = statuses[row].code == r->status;
-    text_add(t, "HTTP/1.1 "), text_decimal(t, (uint64_t)r->status);
-    text_add(t, " "), text_add(t, known ? statuses[row].phrase : "Refused");
+    text_add(t, "HTTP/1.1 ");
+    if (known) text_add(t, statuses[row].line);
+    else text_decimal(t, (uint64_t)r->status), text_add(t, " Refused");
     text_add(t, "\r\nContent-Type: "), text_add(t, r->type);
     text_add(t, "\r\nContent-Length: "), text_decimal(t, r->size);
     text_add(t, "\r\n"), text_add(t, known ? statuses[row].fields : "");
@@ -3362,16 +3404,15 @@ static struct conn *client_request(struct exportws *w, struct conn *c, const str
                                    uint8_t *p, size_t n)
 {
     static const struct response ok = {200, "text/plain; charset=utf-8", "", "ok\n", 3, 1, 0};
-    const uint8_t *method = p + h->method.at;
     struct exportws_request r = {p, p + n, h, NULL, NULL, {0, 0}};
     char *path, *query;
-    int head_only = h->method.size == 4 && memcmp(method, "HEAD", 4) == 0;
+    int head_only = h->verb == VERB_HEAD;
     if (proxy_trusted(w, c->address)) client_forwarded(c, p + h->forwarded.at, h->forwarded.size);
     if (h->minor == 0) {
         client_refuse(w, c, 400, "HTTP/1.1 is needed", head_only);
         return c;
     }
-    if (h->method.size != 3 || memcmp(method, "GET", 3) != 0) {
+    if (h->verb != VERB_GET) {
         client_refuse(w, c, 405, "only GET is known here", head_only);
         return c;
     }
@@ -3583,22 +3624,17 @@ static void push_refuse(struct exportws *w, struct conn *c, int status, const ch
 }
 
 struct json_row {
-    const char *key;
+    const char *key; /* and what stands before it and behind */
     uint64_t value;
 };
 
-/* Answers with an object of numbers; `extra` stands behind the first. */
+/* Answers with an object of numbers. */
 static void push_answer_numbers(struct exportws *w, struct conn *c, int status,
-                                const struct json_row *rows, size_t n, const char *extra)
+                                const struct json_row *rows, size_t n)
 {
     char body[192];
     struct text json = {body, 0, sizeof body};
-    for (size_t i = 0; i < n; i++) {
-        text_add(&json, i == 0 ? "{\"" : ",\""), text_add(&json, rows[i].key),
-            text_add(&json, "\":");
-        text_decimal(&json, rows[i].value);
-        if (i == 0) text_add(&json, extra);
-    }
+    for (size_t i = 0; i < n; i++) text_add(&json, rows[i].key), text_decimal(&json, rows[i].value);
     text_add(&json, "}\n");
     push_answer(w, c, status, "", &json);
 }
@@ -3613,12 +3649,12 @@ static void push_finish(struct exportws *w, struct conn *c, const uint8_t *name,
     p.name = q->target == TO_ALL ? NULL : name, p.name_size = name_size, p.end = q->end;
     q->draft = NONE;
     int reached = pushed_deliver(w, &p);
-    const struct json_row rows[] = {{"delivered", reached > 0 ? (uint64_t)reached : 0},
-                                    {"id", p.id}};
-    int held = reached == 0 && p.name;
+    const int held = reached == 0 && p.name;
+    const struct json_row rows[] = {{"{\"delivered\":", (uint64_t)reached},
+                                    {held ? ",\"held\":true,\"id\":" : ",\"id\":", p.id}};
     if (reached == EXPORTWS_ABSENT) push_refuse(w, c, 404, "", "nobody there, and holding is off");
     else if (reached < 0) push_refuse(w, c, 503, "", "nobody there, and no room to hold it");
-    else push_answer_numbers(w, c, held ? 202 : 200, rows, 2, held ? ",\"held\":true" : "");
+    else push_answer_numbers(w, c, held ? 202 : 200, rows, 2);
 }
 
 /* The body is over. */
@@ -3699,11 +3735,11 @@ static void push_token(struct exportws *w, struct conn *c, const uint8_t *name, 
     if (record == NONE || (t->sessions == 0 && held == 0)) {
         push_refuse(w, c, 404, "", "nobody there, and nothing held");
     } else if (remove) {
-        const struct json_row closed = {"closed", (uint64_t)token_kick(w, record)};
-        push_answer_numbers(w, c, 200, &closed, 1, "");
+        const struct json_row closed = {"{\"closed\":", (uint64_t)token_kick(w, record)};
+        push_answer_numbers(w, c, 200, &closed, 1);
     } else {
-        const struct json_row rows[] = {{"sessions", t->sessions}, {"held", held}};
-        push_answer_numbers(w, c, 200, rows, 2, "");
+        const struct json_row rows[] = {{"{\"sessions\":", t->sessions}, {",\"held\":", held}};
+        push_answer_numbers(w, c, 200, rows, 2);
     }
 }
 
@@ -3734,11 +3770,11 @@ static void push_metrics(struct exportws *w, struct conn *c)
 
 static void push_online(struct exportws *w, struct conn *c)
 {
-    const struct json_row rows[] = {{"online", w->online},
-                                    {"sessions", w->sessions},
-                                    {"capacity", w->capacity},
-                                    {"held", w->held}};
-    push_answer_numbers(w, c, 200, rows, 4, "");
+    const struct json_row rows[] = {{"{\"online\":", w->online},
+                                    {",\"sessions\":", w->sessions},
+                                    {",\"capacity\":", w->capacity},
+                                    {",\"held\":", w->held}};
+    push_answer_numbers(w, c, 200, rows, 4);
 }
 
 static void push_healthz(struct exportws *w, struct conn *c)
@@ -3760,30 +3796,23 @@ static int push_allowed(const struct exportws *w, const struct head *h, const ui
     return secret_equal(given, n, w->o.push_secret);
 }
 
-static int method_is(const struct head *h, const uint8_t *p, const char *name)
-{
-    return h->method.size == strlen(name) && memcmp(p + h->method.at, name, h->method.size) == 0;
-}
-
 /* A request to {path}, with a token or without. */
 static void push_path(struct exportws *w, struct conn *c, struct input *in, const struct head *h,
-                      const uint8_t *p, char *path)
+                      char *path)
 {
-    const size_t prefix = strlen(w->o.path);
-    int all = strcmp(path, w->o.path) == 0 ||
-              (strlen(path) == prefix - 1 && strncmp(path, w->o.path, prefix - 1) == 0);
+    const size_t most = strlen(w->o.path) - 1, size = strlen(path); /* without the last slash */
+    int all = size <= most + 1 && size >= most && memcmp(path, w->o.path, size) == 0;
     char *token = NULL;
     int n = all ? 0 : path_token(w, path, &token, w->o.max_token_bytes);
     const uint8_t *name = (const uint8_t *)token;
-    int get = method_is(h, p, "GET"), post = method_is(h, p, "POST"),
-        delete = method_is(h, p, "DELETE");
     if (n < 0) push_refuse(w, c, -n, "", token_why(-n));
-    else if (all && !post) push_refuse(w, c, 405, "Allow: POST\r\n", "a broadcast is a POST");
-    else if (!get && !post && !delete)
+    else if (all && h->verb != VERB_POST)
+        push_refuse(w, c, 405, "Allow: POST\r\n", "a broadcast is a POST");
+    else if (h->verb == VERB_OTHER || h->verb == VERB_HEAD)
         push_refuse(w, c, 405, "Allow: GET, POST, DELETE\r\n",
                     "a token knows GET, POST and DELETE");
     else if (all && push_of(w, c)->end) push_refuse(w, c, 400, "", "?end is for one token");
-    else if (!post) push_token(w, c, name, (size_t)n, delete);
+    else if (h->verb != VERB_POST) push_token(w, c, name, (size_t)n, h->verb == VERB_DELETE);
     else if (w->stopping) push_refuse(w, c, 503, "", "shutting down: come again");
     else push_post(w, c, in, h, name, (size_t)n);
 }
@@ -3802,7 +3831,7 @@ static void push_request(struct exportws *w, struct conn *c, struct input *in, c
     unsigned page = 0;
     size_t end;
     const uint8_t body = (h->flags & HEAD_CHUNKED) || h->length > 0;
-    q->head_only = method_is(h, p, "HEAD") != 0;
+    q->head_only = h->verb == VERB_HEAD;
     q->close = (h->flags & HEAD_CLOSE) || h->minor == 0 || body; /* push_post knows better */
     target_split(p, h, &path, &query);
     q->end = query_find(query, "end", &end) != NULL;
@@ -3810,8 +3839,8 @@ static void push_request(struct exportws *w, struct conn *c, struct input *in, c
     if (page != 0 && !push_allowed(w, h, p)) {
         push_refuse(w, c, 401, "", "Authorization: Bearer SECRET is needed");
     } else if (page == 3) {
-        push_path(w, c, in, h, p, path);
-    } else if (!method_is(h, p, "GET")) {
+        push_path(w, c, in, h, path);
+    } else if (h->verb != VERB_GET) {
         push_refuse(w, c, 405, "Allow: GET\r\n", "only GET is known here");
     } else {
         pages[page].answer(w, c);
@@ -4600,7 +4629,7 @@ static void loop_posts(struct exportws *w)
     struct posted post;
     struct line l;
     unsigned n = 0;
-    w->posts_left = 0;
+    if (!w->posts_left) return;
     while (n < POSTS_A_TURN && ring_take(w, &post)) {
         const uint8_t *name = post.name_size > 0 ? w->scratch->data : NULL;
         struct pushed p = {.data = w->stage + MESSAGE_HEAD_MAX, .size = post.size, .index = NONE};
@@ -4623,6 +4652,7 @@ static void loop_woken(struct exportws *w)
 {
     char bytes[64];
     ssize_t n;
+    w->posts_left = 1;
     while ((n = read(w->wake[0], bytes, sizeof bytes)) > 0)
         if (memchr(bytes, 's', (size_t)n)) loop_drain(w);
 }

@@ -342,7 +342,7 @@ static void head_is_not_looked_at_twice(void **state)
     (void)state;
     for (size_t n = 0; n < HEAD_MAX; n++) {
         assert_int_equal(head_parse(&h, p, n), 0);
-        assert_int_equal(h.scan, n);
+        assert_in_range(n - h.scan, 0, n > 0 && p[n - 1] == '\r');
     }
 }
 

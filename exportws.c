@@ -87,6 +87,7 @@ enum {
     SWEEP_SHARE = 40,       /* of the time one part in so many may go into sweeps */
     SWEEP_FASTEST_US = 1000, /* the time between two pieces is at least this */
     SWEEP_SLOWEST_US = 6000, /* and at most this, whatever they cost */
+    SWEEP_LAZY_MS = 10,      /* but poll() waits so long where turns make for sweeps anyway */
     SWEEP_TURNS = 128,       /* after so many turns it is time, whatever the clock says */
     COOL_MS = 100,          /* a session that has not spoken so long goes cold */
     ACCEPT_RETRY_MS = 1000, /* out of descriptors: when to look again if none of ours was freed */
@@ -1211,6 +1212,7 @@ struct exportws {
     size_t block_bytes, input_bytes, stage_size, answers_size, answers_used, name_bytes;
     int wake[2];
     struct door doors[2];
+    uint8_t lively; /* something hot was ready in the last turn */
     uint8_t stopping, stopped, in_turn, in_log, accept_paused, inputs_freed, posts_left;
     uint8_t knocked, crowded; /* 1 << door: somebody waits there; did in the turn before */
     uint8_t key[16];
@@ -4812,8 +4814,9 @@ static int loop_serve(struct exportws *w, uint32_t from, uint32_t to, int ready)
 static int loop_sweep(struct exportws *w)
 {
     uint32_t from = w->sweep_at > w->hot && w->sweep_at < w->poll_count ? w->sweep_at : w->hot;
-    uint32_t to = (uint32_t)smaller(from + SWEEP_PIECE, w->poll_count);
     uint64_t start_us = clock_us(CLOCK_MONOTONIC);
+    uint32_t late = w->sweep_due_us + SWEEP_SLOWEST_US / 2 < start_us;
+    uint32_t to = (uint32_t)smaller(from + (SWEEP_PIECE << late), w->poll_count);
     int ready = poll(w->polls + from, to - from, 0);
     uint64_t end_us = clock_us(CLOCK_MONOTONIC);
     w->sweep_us = end_us - start_us;
@@ -4870,16 +4873,20 @@ static int loop_finish(struct exportws *w, int events)
     return events;
 }
 
-/* One turn: polls what is to be polled, and serves it. A negative timeout is one without a session:
- * each has a deadline. */
+/* One turn: polls what is to be polled, and serves it. Where something hot is served all the time,
+ * sweeps come when turns find them due: to wait for a moment only sets the machine's timer every
+ * time, which can cost more than all else of a turn. A negative timeout is one without a session: each has
+ * a deadline. */
 static int loop_turn(struct exportws *w, int timeout_ms)
 {
     uint32_t count = loop_quiet(w) ? w->poll_count : w->hot;
     uint64_t due_us = w->sweep_due_us > w->now_us ? w->sweep_due_us - w->now_us : 0;
     int sweep_ms = (int)((due_us + 999) / 1000);
+    if (w->lively && sweep_ms < SWEEP_LAZY_MS) sweep_ms = SWEEP_LAZY_MS;
     if (count < w->poll_count && sweep_ms < timeout_ms) timeout_ms = sweep_ms;
     int ready = poll(w->polls, count, timeout_ms);
     w->in_turn = 1;
+    w->lively = ready > 0;
     loop_time(w);
     int events = loop_serve(w, 0, count, ready);
     int due = ready == 0 || w->sweep_due_us <= w->now_us || ++w->unswept == SWEEP_TURNS;

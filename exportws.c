@@ -2447,10 +2447,14 @@ static unsigned session_claim_from(struct exportws *w, struct conn *c, uint32_t 
     return ends;
 }
 
+/* The first message of a chain that came after an id, or that nobody has got: what is behind that
+ * one nobody has got either. */
 static uint32_t chain_after(const struct exportws *w, const struct chain *chain, uint64_t id)
 {
     uint32_t index = chain->first;
-    while (index != NONE && message_at(w, index)->id <= id) index = message_at(w, index)->next;
+    while (index != NONE && message_at(w, index)->id <= id &&
+           (message_at(w, index)->flags & MESSAGE_GOT))
+        index = message_at(w, index)->next;
     return index;
 }
 
@@ -2459,19 +2463,14 @@ static uint32_t chain_after(const struct exportws *w, const struct chain *chain,
 static int session_claim(struct exportws *w, struct conn *c, const struct resume *from)
 {
     const struct chain *own = &w->tokens[c->token].messages;
-    uint32_t index = own->first;
     unsigned ends = 0;
+    c->own = chain_after(w, own, from->asked ? from->last : UINT64_MAX);
     if (from->asked) {
-        index = chain_after(w, own, from->last);
         if (own->last != NONE) ends = message_at(w, own->last)->flags & MESSAGE_END;
         c->all = chain_after(w, &w->all->messages, from->last);
         session_claim_from(w, c, c->all);
-    } else {
-        while (index != NONE && (message_at(w, index)->flags & MESSAGE_GOT))
-            index = message_at(w, index)->next;
     }
-    c->own = index;
-    ends |= session_claim_from(w, c, index);
+    ends |= session_claim_from(w, c, c->own);
     c->replay = c->queued;
     return ends != 0;
 }

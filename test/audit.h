@@ -262,9 +262,7 @@ static inline const char *audit_ring(const struct exportws *w, struct audit *a, 
     const struct token *t = &w->tokens[record];
     uint32_t i = t->first_session;
     if (t->first_session == REMEMBERED)
-        return t->sessions > 0 || t->history > 0 || t->lost <= w->forgotten
-                 ? "a record that is remembered for nothing"
-                 : NULL;
+        return t->sessions > 0 || t->history > 0 ? "more of a record than is remembered" : NULL;
     if (t->sessions == 0 && t->first_session != NONE)
         return "a token without sessions has a first one";
     if (t->sessions == 0 && t->messages.first == NONE) return "a record of nothing";

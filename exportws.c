@@ -5425,6 +5425,7 @@ struct secret {
 /* What the options are read into. */
 struct program {
     exportws_options o;
+    const char *given[OPTIONS];     /* as typed */
     const char *lists[2][LIST_MAX]; /* origins, trusted proxies */
     struct secret secrets[2];       /* of the push door, of the clients */
     char sockets[2][24];
@@ -5719,6 +5720,7 @@ static int program_options(struct program *p, int argc, char **argv)
         if (wants && !value) return program_bad(row->name, NULL, "needs a value");
         int status = program_option(p, row, value);
         if (status != 0) return status;
+        p->given[row - options] = value;
     }
     return 0;
 }
@@ -5948,14 +5950,12 @@ static int program_check(struct program *p)
     return !good;
 }
 
-/* What an option has been set to: one that is a text, as a number's range was seen to when it was
- * read; NULL when there is none of that name. */
+/* What was given for an option, or NULL. */
 static const char *program_value(const struct program *p, const char *name)
 {
     const char *value = NULL;
     for (unsigned i = 0; i < OPTIONS; i++)
-        if (strcmp(options[i].name, name) == 0 && options[i].kind != OPTION_FLAG)
-            memcpy(&value, (const char *)&p->o + options[i].at, sizeof value);
+        if (strcmp(options[i].name, name) == 0) value = p->given[i];
     return value;
 }
 

@@ -914,6 +914,7 @@ static void null_server_is_an_error_everywhere(void **state)
     assert_int_equal(exportws_close(NULL, 1, 1000, NULL), EXPORTWS_BAD);
     assert_int_equal(exportws_kick(NULL, "t"), EXPORTWS_BAD);
     assert_int_equal(exportws_online(NULL), EXPORTWS_BAD);
+    assert_int_equal(exportws_last_id(NULL), 0);
     assert_int_equal(exportws_sessions(NULL), EXPORTWS_BAD);
     assert_int_equal(exportws_post(NULL, "t", "x", 1, EXPORTWS_TEXT), EXPORTWS_BAD);
     assert_int_equal(exportws_post(NULL, NULL, "x", 1, EXPORTWS_TEXT), EXPORTWS_BAD);

@@ -95,6 +95,9 @@ matrix:
 attack: $(PROGRAM)
 	EXPORTWS=./$(PROGRAM) python3 test/attack.py $(SECONDS)
 
+proxies: $(PROGRAM)
+	EXPORTWS=./$(PROGRAM) test/run test/proxies.py
+
 symbols:
 	test/symbols.sh
 
@@ -257,10 +260,11 @@ help:
 	@echo 'make hosts      the embedding examples: a million posts, ThreadSanitizer, helgrind'
 	@echo 'make matrix     other compilers and machines (ROWS=...)'
 	@echo 'make attack     a hostile minute, SECONDS=60, beside well-behaved clients'
+	@echo 'make proxies    behind nginx and HAProxy, which end TLS with the lines of README'
 	@echo 'make symbols    what the library object exports and needs; make size: how big it is'
 	@echo 'make lint       gcc -fanalyzer, clang --analyze, clang-tidy, cppcheck'
 	@echo 'make cover      the share of lines and branches that the tests reach: fails below 100 %'
 	@echo 'Set CC, CFLAGS, CPPFLAGS, LDFLAGS, LDLIBS, PREFIX and DESTDIR as you need.'
 
 .PHONY: all run test check programs binaries list-inside check-san-0 check-san-1 faults fuzz replay \
-	hosts matrix attack symbols size lint cover deps deps-all bench install uninstall clean help
+	hosts matrix attack proxies symbols size lint cover deps deps-all bench install uninstall clean help

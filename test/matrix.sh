@@ -199,8 +199,9 @@ test_outside() { # row, slow
         CC=$compiler CFLAGS=$flags POSTS=20000 \
         EXPORTWS_TEST_SLOW="${EXPORTWS_TEST_SLOW:-$2}" TIME_LIMIT="${TIME_LIMIT:-$((300 * $2))}" \
         test/run "$out/native/test_doors" "$out/native/test_java" "$out/native/test_rfc6455" \
-        "$out/native/test_rfc9112" test/options.py test/service.py test/curl.sh \
-        test/websockets.py test/export.sh test/hosts.sh test/test_header.sh >"$dir/output" 2>&1
+        "$out/native/test_rfc9112" test/options.py test/signed.py test/service.py \
+        test/curl.sh test/websockets.py test/export.sh test/hosts.sh test/test_header.sh \
+        >"$dir/output" 2>&1
     verdict "$1"
 }
 

@@ -1,0 +1,284 @@
+#!/usr/bin/env python3
+"""exportws behind real proxies, nginx and HAProxy, which end TLS with README's own lines: wss:// by
+Python's websockets, idle past the proxy's timeout, the client's real address, forged headers.
+
+Environment: EXPORTWS, the server (./exportws). Prints a line for every test; arguments pick
+tests by a part of their name.
+"""
+import asyncio
+import base64
+import hmac
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.dont_write_bytecode = True
+HERE = sys.path.pop(0)  # websockets.py stands here and is not the package
+try:
+    import websockets
+except ImportError:
+    print("skip proxies: this python3 has no websockets package")
+    sys.exit(0)
+sys.path.append(HERE)
+from harness import PATH, Failure, Server, Skip, dial, equal, poll, run, true  # noqa: E402
+
+PATIENCE = 10  # seconds for what should happen at once
+TIMEOUT = 3    # seconds: the proxies'
+NAME = "app.example.com"
+
+
+def readme_block(first):
+    """The block of README that begins with this line, up to the next text."""
+    with open(os.path.join(os.path.dirname(HERE), "README"), encoding="utf-8") as file:
+        found = re.search(r"^    %s.*\n(?:(?:    .*)?\n)*" % re.escape(first), file.read(), re.M)
+    true("README has no line %r" % first, found)
+    return found[0]
+
+
+def replace(text, *pairs):
+    """Each must stand there once or more."""
+    for old, new in pairs:
+        true("README's lines have no %r" % old, old in text)
+        text = text.replace(old, new)
+    return text
+
+
+# ===== Proxies =====
+
+def make_certificate(folder):
+    """app.key, and app.pem with the certificate and the key."""
+    done = subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+         "-nodes", "-days", "2", "-subj", "/CN=" + NAME, "-addext", "subjectAltName=DNS:" + NAME,
+         "-keyout", folder + "/app.key", "-out", folder + "/cert.pem"], capture_output=True)
+    equal("openssl: " + done.stderr.decode(), done.returncode, 0)
+    with open(folder + "/app.pem", "wb") as out:
+        for part in ("cert.pem", "app.key"):
+            with open(folder + "/" + part, "rb") as file:
+                out.write(file.read())
+
+
+def nginx_words(folder, listens, server):
+    site = replace(readme_block("server {"), ("/etc/ssl/", folder + "/"),
+                   ("listen 443 ssl;", " ".join("listen %s ssl;" % at for at in listens)),
+                   ("proxy_read_timeout 60s;", "proxy_read_timeout %ds;" % TIMEOUT))
+    upstream = "proxy_pass http://127.0.0.1:8080;"
+    if server.clients.startswith("unix:"):
+        line = readme_block("    proxy_pass http://unix:").strip()
+        site = replace(site, (upstream, replace(
+            line, ("unix:/run/exportws/clients", server.clients))))
+    else:
+        site = replace(site, (upstream, "proxy_pass http://%s;" % server.clients))
+    temporary = "".join("%s_temp_path %s;" % (what, folder)
+                        for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    with open(folder + "/nginx.conf", "w", encoding="utf-8") as file:
+        file.write("daemon off; master_process off; pid %s/pid; events {}\n"
+                   "http { access_log off; %s\n%s}\n" % (folder, temporary, site))
+    return ["-p", folder, "-c", folder + "/nginx.conf", "-e", "stderr"]
+
+
+def haproxy_words(folder, listens, server):
+    text = replace(readme_block("frontend https"), ("/etc/ssl/", folder + "/"),
+                   ("bind :443 ", "bind %s " % ",".join(listens)), ("60s", "%ds" % TIMEOUT),
+                   ("127.0.0.1:8080", server.clients))
+    with open(folder + "/haproxy.cfg", "w", encoding="utf-8") as file:
+        file.write(text)
+    return ["-db", "-f", folder + "/haproxy.cfg"]
+
+
+def has_ipv6():
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+        return True
+    except OSError:
+        return False
+
+
+def answers(port):
+    try:
+        dial("127.0.0.1:%d" % port).close()
+        return True
+    except ConnectionRefusedError:
+        return False
+
+
+class Proxy:
+    """A proxy in front of a server, started with README's lines."""
+
+    words = {"nginx": nginx_words, "haproxy": haproxy_words}
+
+    def __init__(self, kind, server):
+        path = shutil.which(kind, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+        if not path:
+            raise Skip("no %s here" % kind)
+        if not shutil.which("openssl"):
+            raise Skip("no openssl here")
+        self.folder = tempfile.TemporaryDirectory()
+        make_certificate(self.folder.name)
+        self.tls = ssl.create_default_context(cafile=self.folder.name + "/cert.pem")
+        self.process = None
+        for _ in range(5):  # somebody else may take the port meanwhile
+            if self.start(path, kind, server):
+                return
+        self.__exit__()
+        raise Failure("%s does not start: %s" % (kind, self.said))
+
+    def start(self, path, kind, server):
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            self.port = sock.getsockname()[1]
+        listens = ["127.0.0.1:%d" % self.port] + ["[::1]:%d" % self.port] * has_ipv6()
+        words = self.words[kind](self.folder.name, listens, server)
+        with open(self.folder.name + "/said", "wb") as said:
+            self.process = subprocess.Popen([path] + words, stdin=subprocess.DEVNULL, stdout=said,
+                                            stderr=said)
+        poll("the proxy listens", lambda: answers(self.port) or self.process.poll() is not None)
+        with open(self.folder.name + "/said", encoding="utf-8") as said:
+            self.said = said.read()
+        return self.process.poll() is None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+        self.folder.cleanup()
+
+    def connect(self, token, source="127.0.0.2", **how):
+        """A session over TLS: its name is checked against the certificate."""
+        how.setdefault("ping_interval", None)
+        how.setdefault("origin", "https://" + NAME)
+        host = "::1" if ":" in source else "127.0.0.1"
+        return websockets.connect("wss://%s:%d%s%s" % (NAME, self.port, PATH, token), host=host,
+                                  port=self.port, ssl=self.tls,
+                                  server_hostname=NAME, local_addr=(source, 0), **how)
+
+    async def status(self, token, **how):
+        """The status that refuses the upgrade, 101 when it is accepted."""
+        try:
+            async with self.connect(token, **how):
+                return 101
+        except websockets.exceptions.InvalidHandshake as error:
+            return (error.status_code if hasattr(error, "status_code")
+                    else error.response.status_code)
+
+
+async def receive(session):
+    return await asyncio.wait_for(session.recv(), PATIENCE)
+
+
+async def aside(function, *arguments):
+    """Runs what blocks in a thread, so that sessions go on answering."""
+    return await asyncio.get_running_loop().run_in_executor(None, function, *arguments)
+
+
+# ===== The tests: each with both proxies, and with nginx over a Unix socket =====
+
+TESTS = []
+
+
+def test(*options):
+    def register(function):
+        def body(kind, door):
+            with tempfile.TemporaryDirectory() as folder:
+                place = ("--listen", "unix:%s/clients" % folder) if door == "unix" else ()
+                trust = ("--trusted-proxy", "unix:" if door == "unix" else "127.0.0.1")
+                with Server(*place, *trust, *options) as server, Proxy(kind, server) as proxy:
+                    asyncio.run(asyncio.wait_for(function(server, proxy), 40))
+        for kind, door in (("nginx", "tcp"), ("haproxy", "tcp"), ("nginx", "unix")):
+            name = function.__name__ + "_" + kind + "_unix" * (door == "unix")
+            TESTS.append((name, lambda kind=kind, door=door: body(kind, door)))
+        return function
+    return register
+
+
+@test()
+async def messages_pass_over_tls(server, proxy):
+    async with proxy.connect("ab12") as session:
+        for text in ("37 %", "done: готово", "x" * 65536):
+            await aside(server.send, "ab12", text.encode())
+            equal("message", await receive(session), text)
+        await session.send("from the page")
+        message = await aside(server.wait_event, "message")
+        equal("size", message[0]["size"], "13")
+        await session.send("HEART-BEAT")
+        await aside(poll, "counted", lambda: server.metric("exportws_heartbeats_total") == 1)
+        equal("delete", (await aside(server.ask, "DELETE", PATH + "ab12")).status, 200)
+        await asyncio.wait_for(session.wait_closed(), PATIENCE)
+        equal("close code", session.close_code, 1000)
+
+
+@test("--ping", "1")
+async def pings_carry_a_quiet_session_past_the_timeout(server, proxy):
+    async with proxy.connect("ab12") as session:
+        await asyncio.sleep(2.5 * TIMEOUT)
+        await aside(server.send, "ab12", "still there")
+        equal("message", await receive(session), "still there")
+        true("no pings", server.metric("exportws_pings_total") >= 2 * TIMEOUT)
+    equal("sessions that were opened", len(server.events("open")), 1)
+
+
+@test("--ping", "60")
+async def without_pings_the_proxy_cuts_it_off(server, proxy):
+    async with proxy.connect("ab12") as session:
+        began = time.monotonic()
+        await asyncio.wait_for(session.wait_closed(), 5 * TIMEOUT)
+        true("it was not the timeout", time.monotonic() - began > TIMEOUT - 0.5)
+        equal("close code", session.close_code, 1006)
+    await aside(poll, "the slot comes back", lambda: server.metric("exportws_sessions") == 0)
+
+
+@test("--per-address", "1")
+async def address_is_that_of_the_client(server, proxy):
+    forged = {"X-Forwarded-For": "203.0.113.66"}
+    async with proxy.connect("ab12", extra_headers=forged):
+        equal("peer", server.wait_event("open")[0]["peer"], "127.0.0.2")
+        for headers in ({}, forged, {"X-Forwarded-For": "203.0.113.67, 203.0.113.68"}):
+            equal("status of one more", await proxy.status("b", extra_headers=headers), 429)
+        equal("peer", server.wait_event("refuse", 3)[2]["peer"], "127.0.0.2")
+        async with proxy.connect("c", source="127.0.0.3", extra_headers=forged):
+            equal("peer", server.wait_event("open", 2)[1]["peer"], "127.0.0.3")
+        if has_ipv6():
+            async with proxy.connect("d", source="::1"):
+                equal("peer", server.wait_event("open", 3)[2]["peer"], "[::1]")
+
+
+@test()
+async def origin_of_the_page_is_compared_with_the_host(server, proxy):
+    for origin, want in (("https://" + NAME, 101), ("https://%s:8443" % NAME, 101),
+                         ("https://evil.example", 403), ("https://127.0.0.1", 403)):
+        equal("status for " + origin, await proxy.status("ab12", origin=origin), want)
+    true("no refusals", server.events("refuse"))
+
+
+async def signed_tokens_pass(server_kind):
+    with tempfile.TemporaryDirectory() as folder:
+        with open(folder + "/secret", "w", encoding="utf-8") as file:
+            file.write("s3cret\n")
+        with Server("--client-secret-file", folder + "/secret") as server, \
+                Proxy(server_kind, server) as proxy:
+            text = "büro 7/8".replace("/", "-") + ".9999999999"
+            mac = hmac.new(b"s3cret", text.encode(), "sha256").digest()
+            token = text + "." + base64.urlsafe_b64encode(mac).decode().rstrip("=")
+            encoded = "".join("%%%02X" % byte for byte in token.encode())
+            equal("status", await proxy.status(encoded), 101)
+            equal("status of another", await proxy.status(encoded[:-2] + "5A"), 403)
+            peer = server.events("open")[0]["peer"]
+            true("peer %s of a proxy that is not trusted" % peer, peer.startswith("127.0.0.1:"))
+
+
+for one in ("nginx", "haproxy"):
+    TESTS.append(("signed_tokens_pass_" + one,
+                  lambda one=one: asyncio.run(asyncio.wait_for(signed_tokens_pass(one), 40))))
+
+if __name__ == "__main__":
+    run(TESTS, 6)

@@ -4815,7 +4815,7 @@ static int loop_sweep(struct exportws *w)
     uint32_t from = w->sweep_at > w->hot && w->sweep_at < w->poll_count ? w->sweep_at : w->hot;
     uint64_t start_us = clock_us(CLOCK_MONOTONIC);
     uint32_t late = w->sweep_due_us + SWEEP_SLOWEST_US / 2 < start_us;
-    uint32_t to = (uint32_t)smaller(from + (SWEEP_PIECE << late), w->poll_count);
+    uint32_t to = (uint32_t)smaller(from + ((uint32_t)SWEEP_PIECE << late), w->poll_count);
     int ready = poll(w->polls + from, to - from, 0);
     uint64_t end_us = clock_us(CLOCK_MONOTONIC);
     w->sweep_us = end_us - start_us;

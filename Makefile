@@ -105,7 +105,7 @@ size:
 	test/size.sh
 
 lint:
-	test/lint.sh
+	TIME_LIMIT=900 test/run test/lint.sh
 
 cover:
 	test/cover.sh

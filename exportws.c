@@ -332,10 +332,10 @@ static void sha_digest(const struct sha *kind, const uint8_t *before, const uint
         before = NULL;
         if (here < sizeof block) block[here] = mark, mark = 0;
         if (here < 56) store_be(block + 56, 8, bits);
-        for (unsigned i = 0; i < 16; i++) w[i] = load_be32(block + 4 * i);
+        for (size_t i = 0; i < 16; i++) w[i] = load_be32(block + 4 * i);
         kind->block(state, w);
     }
-    for (unsigned i = 0; i < 8; i++) store_be(digest + 4 * i, 4, state[i]);
+    for (size_t i = 0; i < 8; i++) store_be(digest + 4 * i, 4, state[i]);
 }
 
 /* HMAC-SHA-256 of p[0..n) (RFC 2104). */
@@ -365,8 +365,8 @@ static void base64_encode(const uint8_t *p, size_t n, char *out)
                          (n > 2 ? p[2] : 0U);
         out[0] = base64_alphabet[three >> 18];
         out[1] = base64_alphabet[three >> 12 & 63];
-        out[2] = n > 1 ? base64_alphabet[three >> 6 & 63] : '=';
-        out[3] = n > 2 ? base64_alphabet[three & 63] : '=';
+        out[2] = (char)(n > 1 ? base64_alphabet[three >> 6 & 63] : '=');
+        out[3] = (char)(n > 2 ? base64_alphabet[three & 63] : '=');
         if (n <= 3) return;
         p += 3, n -= 3;
     }
@@ -943,7 +943,7 @@ static int signature_valid(const char *signature, const char *text, const char *
         hmac_sha256((const uint8_t *)secrets, n, (const uint8_t *)text, strlen(text), mac);
         base64_encode(mac, sizeof mac, want);
         for (unsigned i = 0; i < 43; i++)
-            want[i] = want[i] == '+' ? '-' : want[i] == '/' ? '_' : want[i];
+            want[i] = (char)(want[i] == '+' ? '-' : want[i] == '/' ? '_' : want[i]);
         want[43] = '\0';
         valid |= n > 0 && secret_equal((const uint8_t *)signature, strlen(signature), want);
         secrets += n;
@@ -1267,7 +1267,7 @@ static void log_time(struct text *t)
     time_t now = time(NULL);
     struct tm tm;
     if (!gmtime_r(&now, &tm)) memset(&tm, 0, sizeof tm);
-    text_decimal(t, (uint64_t)(tm.tm_year + 1900));
+    text_decimal(t, (uint64_t)tm.tm_year + 1900);
     const int parts[5] = {tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec};
     for (unsigned i = 0; i < 5; i++) text_bytes(t, &"--T::"[i], 1), text_two(t, parts[i]);
     text_add(t, "Z");
@@ -3826,7 +3826,7 @@ static void push_request(struct exportws *w, struct conn *c, struct input *in, c
     static const struct {
         const char *path;
         void (*answer)(struct exportws *, struct conn *);
-    } pages[] = {{"/healthz", push_healthz}, {"/online", push_online}, {"/metrics", push_metrics}};
+    } known[] = {{"/healthz", push_healthz}, {"/online", push_online}, {"/metrics", push_metrics}};
     struct push *q = push_of(w, c);
     char *path, *query;
     unsigned page = 0;
@@ -3836,7 +3836,7 @@ static void push_request(struct exportws *w, struct conn *c, struct input *in, c
     q->close = (h->flags & HEAD_CLOSE) || h->minor == 0 || body; /* push_post knows better */
     target_split(p, h, &path, &query);
     q->end = query_find(query, "end", &end) != NULL;
-    while (page < 3 && strcmp(path, pages[page].path) != 0) page++;
+    while (page < 3 && strcmp(path, known[page].path) != 0) page++;
     if (page != 0 && !push_allowed(w, h, p)) {
         push_refuse(w, c, 401, "", "Authorization: Bearer SECRET is needed");
     } else if (page == 3) {
@@ -3844,7 +3844,7 @@ static void push_request(struct exportws *w, struct conn *c, struct input *in, c
     } else if (h->verb != VERB_GET) {
         push_refuse(w, c, 405, "Allow: GET\r\n", "only GET is known here");
     } else {
-        pages[page].answer(w, c);
+        known[page].answer(w, c);
     }
 }
 
@@ -4861,7 +4861,7 @@ static int loop_finish(struct exportws *w, int events)
     events += loop_timers(w);
     loop_bury(w);
     for (unsigned i = 0; i < 2; i++)
-        if (w->knocked & 1U << i) door_accept(w, i, w->crowded & 1U << i);
+        if (w->knocked & 1U << i) door_accept(w, i, w->crowded >> i & 1);
     w->crowded = w->knocked;
     w->knocked = 0;
     loop_bury(w);
@@ -4983,6 +4983,7 @@ static int door_open(struct exportws *w, unsigned which, const char *address, st
         struct sockaddr_storage storage;
     } to;
     if (!address) return 0;
+    memset(&to, 0, sizeof to);
     if (strncmp(address, "unix:", 5) == 0 || strncmp(address, "fd:", 3) == 0) {
         int error = *address == 'f' ? door_open_fd(d, address + 3) : door_open_unix(d, address + 5);
         if (error < 0) return fail(why, "cannot listen on ", address, strerror(errno));
@@ -5429,7 +5430,7 @@ struct program {
     const char *lists[2][LIST_MAX]; /* origins, trusted proxies */
     struct secret secrets[2];       /* of the push door, of the clients */
     char sockets[2][24];
-    int only; /* 'm' for --memory, 'c' for --check, or 0 */
+    const char *only; /* "memory" or "check": no more than that is wanted; or NULL */
 };
 
 /* For the signal handlers: the one file-scope state there is. */
@@ -5688,7 +5689,7 @@ static int program_option(struct program *p, const struct option *row, const cha
     }
     if (*row->unit) return program_log_level(p, row, value);
     if (strcmp(row->name, "memory") == 0 || strcmp(row->name, "check") == 0) {
-        p->only = *row->name;
+        p->only = row->name;
         return 0;
     }
     if (strcmp(row->name, "help") == 0) program_help(p);
@@ -5718,7 +5719,7 @@ static int program_options(struct program *p, int argc, char **argv)
         if (!wants && value)
             return program_bad(row->name, value, "is not wanted: it takes no value");
         if (wants && !value) return program_bad(row->name, NULL, "needs a value");
-        int status = program_option(p, row, value);
+        int status = program_option(p, row, value ? value : "");
         if (status != 0) return status;
         p->given[row - options] = value;
     }
@@ -5753,7 +5754,7 @@ static void program_descriptors(const exportws_options *o)
 
 static void program_ready(const exportws *w, const exportws_options *o, size_t bytes)
 {
-    char line[512], address[128];
+    char line[512], address[128] = "?";
     struct text t = {line, 0, sizeof line};
     text_add(&t, "exportws " EXPORTWS_VERSION " ready: clients ");
     exportws_address(w, EXPORTWS_CLIENTS, address, sizeof address), text_add(&t, address);
@@ -5769,7 +5770,7 @@ static void program_ready(const exportws *w, const exportws_options *o, size_t b
 static void program_hint(const exportws *w, int door, const char *what, const char *path,
                          const char *token)
 {
-    char line[512], address[128];
+    char line[512], address[128] = "?";
     struct text t = {line, 0, sizeof line - 2};
     if (exportws_address(w, door, address, sizeof address) < 0 || address[0] == 'u') return;
     text_add(&t, "time="), log_time(&t), text_add(&t, " level=info event=start "),
@@ -5849,10 +5850,9 @@ static void program_notify(const char *state)
     close(fd);
 }
 
-static int program_run(struct program *p)
+static int program_run(struct program *p, size_t bytes)
 {
     char why[256];
-    size_t bytes = exportws_memory(&p->o);
     void *memory = malloc(bytes);
     if (!memory) return program_fail("out of memory");
     program_descriptors(&p->o);
@@ -5935,9 +5935,8 @@ static int check_descriptors(const exportws_options *o)
 }
 
 /* Tries what these options open and need, and says how it went. The exit status. */
-static int program_check(struct program *p)
+static int program_check(struct program *p, size_t bytes)
 {
-    size_t bytes = exportws_memory(&p->o);
     void *memory = malloc(bytes);
     char size[32];
     struct text t = {size, 0, sizeof size};
@@ -5971,8 +5970,8 @@ int main(int argc, char **argv)
     size_t bytes;
     const char *wrong = options_measure(&program.o, &bytes);
     if (wrong) return program_bad(wrong, program_value(&program, wrong), "is not a proper value");
-    if (program.only == 'c') return program_check(&program);
-    if (!program.only) return program_run(&program);
+    if (!program.only) return program_run(&program, bytes);
+    if (*program.only == 'c') return program_check(&program, bytes);
     char line[32];
     struct text t = {line, 0, sizeof line};
     text_decimal(&t, bytes), text_add(&t, "\n");

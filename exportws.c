@@ -92,7 +92,7 @@ enum {
     COOL_MS = 100,          /* a session that has not spoken so long goes cold */
     ACCEPT_RETRY_MS = 1000, /* out of descriptors: when to look again if none of ours was freed */
     LINE_MAX_BYTES = 400,   /* a log line */
-    RESPONSE_MAX = 640      /* a response without its page */
+    RESPONSE_MAX = 512      /* a response without its page */
 };
 
 #define NONE UINT32_MAX
@@ -163,6 +163,15 @@ static int ascii_same(const uint8_t *p, const char *text, size_t n)
 static int ascii_equal(const uint8_t *p, size_t n, const char *text)
 {
     return n == strlen(text) && ascii_same(p, text, n);
+}
+
+/* How many of p[0..n) are in a set before the first that is not. A set has a bit for each character
+ * below 128. */
+static size_t ascii_span(const uint32_t set[4], const uint8_t *p, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (p[i] >= 128 || !(set[p[i] >> 5] >> (p[i] & 31) & 1)) return i;
+    return n;
 }
 
 static int hex_value(uint8_t c)
@@ -263,11 +272,9 @@ static void sha1_block(uint32_t state[8], uint32_t w[80])
     for (unsigned i = 16; i < 80; i++)
         w[i] = rotate_left(w[i - 3] ^ w[i - 8] ^ w[i - 14] ^ w[i - 16], 1);
     for (unsigned i = 0; i < 80; i++) {
-        unsigned phase = i / 20;
-        uint32_t f = phase == 0 ? (b & c) | (~b & d)
-                   : phase == 2 ? (b & c) | (b & d) | (c & d)
-                                : b ^ c ^ d;
-        uint32_t next = rotate_left(a, 5) + f + e + constant[phase] + w[i];
+        uint32_t f = i < 20 ? (b & c) | (~b & d)
+                   : i < 40 || i >= 60 ? b ^ c ^ d : (b & c) | (b & d) | (c & d);
+        uint32_t next = rotate_left(a, 5) + f + e + constant[i / 20] + w[i];
         e = d, d = c, c = rotate_left(b, 30), b = a, a = next;
     }
     state[0] += a, state[1] += b, state[2] += c, state[3] += d, state[4] += e;
@@ -376,10 +383,8 @@ static void base64_encode(const uint8_t *p, size_t n, char *out)
  * spare bits may be what they like, as in that section's own example. */
 static int key_valid(const uint8_t *p, size_t n)
 {
-    if (n != 24 || p[22] != '=' || p[23] != '=') return 0;
-    for (size_t i = 0; i < 22; i++)
-        if (p[i] == '\0' || !strchr(base64_alphabet, p[i])) return 0;
-    return 1;
+    static const uint32_t alphabet[4] = {0, 0x03ff8800, 0x07fffffe, 0x07fffffe};
+    return n == 24 && ascii_span(alphabet, p, n) == 22 && p[22] == '=' && p[23] == '=';
 }
 
 /* Sec-WebSocket-Accept for a key (RFC 6455, 4.2.2). */
@@ -399,12 +404,16 @@ static uint64_t rotate64(uint64_t x, unsigned by)
     return x << by | x >> (64 - by);
 }
 
-static void sip_round(uint64_t v[4])
+static void sip_rounds(uint64_t v[4], unsigned n)
 {
-    v[0] += v[1], v[1] = rotate64(v[1], 13) ^ v[0], v[0] = rotate64(v[0], 32);
-    v[2] += v[3], v[3] = rotate64(v[3], 16) ^ v[2];
-    v[0] += v[3], v[3] = rotate64(v[3], 21) ^ v[0];
-    v[2] += v[1], v[1] = rotate64(v[1], 17) ^ v[2], v[2] = rotate64(v[2], 32);
+    uint64_t a = v[0], b = v[1], c = v[2], d = v[3];
+    for (; n > 0; n--) {
+        a += b, b = rotate64(b, 13) ^ a, a = rotate64(a, 32);
+        c += d, d = rotate64(d, 16) ^ c;
+        a += d, d = rotate64(d, 21) ^ a;
+        c += b, b = rotate64(b, 17) ^ c, c = rotate64(c, 32);
+    }
+    v[0] = a, v[1] = b, v[2] = c, v[3] = d;
 }
 
 static uint64_t siphash(const uint8_t key[16], const uint8_t *p, size_t n)
@@ -421,11 +430,11 @@ static uint64_t siphash(const uint8_t key[16], const uint8_t *p, size_t n)
         }
         uint64_t m = load_le64(at == whole ? last : p + at);
         v[3] ^= m;
-        sip_round(v), sip_round(v);
+        sip_rounds(v, 2);
         v[0] ^= m;
     }
     v[2] ^= 0xff;
-    sip_round(v), sip_round(v), sip_round(v), sip_round(v);
+    sip_rounds(v, 4);
     return v[0] ^ v[1] ^ v[2] ^ v[3];
 }
 
@@ -512,23 +521,15 @@ struct head {
     uint64_t length; /* Content-Length */
 };
 
-/* Sets of the characters below 128, a bit each. */
+/* Sets of characters. */
 static const uint32_t
     http_tchars[4] = {0, 0x03ff6cfa, 0xc7fffffe, 0x57ffffff}, /* a token's (RFC 9110, 5.6.2) */
     http_hosts[4] = {0, 0x2fff7fd2, 0x87fffffe, 0x47fffffe}, /* a host's but % (RFC 3986, 3.2.2) */
     http_visible[4] = {0, 0xfffffffe, 0xffffffff, 0x7fffffff};
 
-/* How many of p[0..n) are in a set before the first that is not. */
-static size_t http_span(const uint32_t set[4], const uint8_t *p, size_t n)
-{
-    size_t i = 0;
-    while (i < n && p[i] < 128 && (set[p[i] >> 5] >> (p[i] & 31) & 1)) i++;
-    return i;
-}
-
 static int http_tchar(uint8_t c)
 {
-    return http_span(http_tchars, &c, 1) > 0;
+    return ascii_span(http_tchars, &c, 1) > 0;
 }
 
 /* What a field's value may have. */
@@ -608,7 +609,7 @@ static int host_valid(const uint8_t *p, size_t n)
     size_t size = host_size(p, n), i = size, v6 = n > 0 && *p == '[', digits = 0;
     if (v6 && (size < 3 || p[size - 1] != ']')) return 0;
     for (size_t at = size - v6; at-- > v6;) {
-        if (p[at] == '%' ? digits < 2 : !http_span(http_hosts, p + at, 1)) return 0;
+        if (p[at] == '%' ? digits < 2 : !ascii_span(http_hosts, p + at, 1)) return 0;
         digits = hex_value(p[at]) < 0 ? 0 : digits + 1; /* what a % must have behind it */
     }
     if (i < n && p[i++] != ':') return 0;
@@ -678,7 +679,7 @@ static int head_field_line(struct head *h, const uint8_t *p, size_t n, size_t at
     while (field < FIELDS &&
            !(names[field].size == name && ascii_same(p, names[field].name, name)))
         field++;
-    if (field == FIELDS) return name > 0 && http_span(http_tchars, p, name) == name ? 0 : -400;
+    if (field == FIELDS) return name > 0 && ascii_span(http_tchars, p, name) == name ? 0 : -400;
     value++;
     http_trim(&value, &size);
     struct span span = {(uint16_t)(at + (size_t)(value - p)), (uint16_t)size};
@@ -722,9 +723,9 @@ static uint8_t method_verb(const uint8_t *p, size_t n)
 /* The request line p[0..n), which starts `at` bytes into the head. 0, or -status. */
 static int head_request_line(struct head *h, const uint8_t *p, size_t n, size_t at)
 {
-    size_t method = http_span(http_tchars, p, n), end = method + 1;
+    size_t method = ascii_span(http_tchars, p, n), end = method + 1;
     if (method == 0 || method == n || p[method] != ' ') return -400;
-    end += http_span(http_visible, p + end, n - end);
+    end += ascii_span(http_visible, p + end, n - end);
     if (end == method + 1 || n - end != 9 || memcmp(p + end, " HTTP/1.", 8) != 0 ||
         !ascii_digit(p[n - 1]))
         return -400;
@@ -3062,12 +3063,12 @@ static void session_feed(struct exportws *w, struct conn *c, struct input *in, i
 /* The statuses of both doors; the row's number is its place in metrics.refused. */
 static const struct status {
     uint16_t code;
-    const char *line, *fields; /* with the code; more header lines */
+    const char *line, *fields; /* with the code; more header lines, each with what ends the one before */
 } statuses[] = {
     {200, "200 OK", ""},
     {202, "202 Accepted", ""},
     {400, "400 Bad Request", ""},
-    {401, "401 Unauthorized", "WWW-Authenticate: Bearer\r\n"},
+    {401, "401 Unauthorized", "\r\nWWW-Authenticate: Bearer"},
     {403, "403 Forbidden", ""},
     {404, "404 Not Found", ""},
     {405, "405 Method Not Allowed", ""},
@@ -3076,11 +3077,11 @@ static const struct status {
     {413, "413 Content Too Large", ""},
     {414, "414 URI Too Long", ""},
     {426, "426 Upgrade Required",
-     "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"},
-    {429, "429 Too Many Requests", "Retry-After: 1\r\n"},
+     "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13"},
+    {429, "429 Too Many Requests", "\r\nRetry-After: 1"},
     {431, "431 Request Header Fields Too Large", ""},
     {501, "501 Not Implemented", ""},
-    {503, "503 Service Unavailable", "Retry-After: 1\r\n"},
+    {503, "503 Service Unavailable", "\r\nRetry-After: 1"},
 };
 
 enum { STATUSES = sizeof statuses / sizeof *statuses };
@@ -3096,7 +3097,7 @@ static unsigned status_row(int code)
 
 struct response {
     int status;
-    const char *type, *fields; /* media type; more header lines, each with its end */
+    const char *type, *fields; /* media type; header lines instead of the status's own, or "" */
     const char *body;
     size_t size;
     int close, head_only;
@@ -3113,9 +3114,8 @@ static void response_write(struct text *t, const struct response *r)
     else text_decimal(t, (uint64_t)r->status), text_add(t, " Refused");
     text_add(t, "\r\nContent-Type: "), text_add(t, r->type);
     text_add(t, "\r\nContent-Length: "), text_decimal(t, r->size);
-    text_add(t, "\r\n"), text_add(t, known ? statuses[row].fields : "");
-    text_add(t, r->fields);
-    text_add(t, r->close ? "Connection: close\r\n\r\n" : "\r\n");
+    text_add(t, *r->fields || !known ? r->fields : statuses[row].fields);
+    text_add(t, r->close ? "\r\nConnection: close\r\n\r\n" : "\r\n\r\n");
     if (!r->head_only) text_bytes(t, r->body, r->size);
 }
 
@@ -3175,7 +3175,7 @@ static void client_refuse(struct exportws *w, struct conn *c, int status, const 
     struct text t = {body, 0, sizeof body};
     text_add(&t, why), text_add(&t, "\n");
     struct response r = {
-        status,   "text/plain; charset=utf-8", status == 405 ? "Allow: GET\r\n" : "",
+        status,   "text/plain; charset=utf-8", status == 405 ? "\r\nAllow: GET" : "",
         body,     smaller(t.n, sizeof body),   1,
         head_only};
     refuse_note(w, c, status, why);
@@ -3603,14 +3603,14 @@ static void push_answered(struct exportws *w, struct conn *c)
 static void push_answer(struct exportws *w, struct conn *c, int status, const char *fields,
                         const struct text *json)
 {
-    char bytes[RESPONSE_MAX];
-    struct text t = {bytes, 0, sizeof bytes};
     struct push *q = push_of(w, c);
     struct response r = {status,      "application/json",           fields,
                          json->p,     smaller(json->n, json->size), q->close,
                          q->head_only};
+    if (w->answers_size - w->answers_used < RESPONSE_MAX) answers_flush(w, c);
+    struct text t = {(char *)w->answers + w->answers_used, 0, RESPONSE_MAX};
     response_write(&t, &r);
-    answers_add(w, c, bytes, smaller(t.n, sizeof bytes));
+    w->answers_used += t.n;
     push_answered(w, c);
 }
 
@@ -3808,9 +3808,9 @@ static void push_path(struct exportws *w, struct conn *c, struct input *in, cons
     const uint8_t *name = (const uint8_t *)token;
     if (n < 0) push_refuse(w, c, -n, "", token_why(-n));
     else if (all && h->verb != VERB_POST)
-        push_refuse(w, c, 405, "Allow: POST\r\n", "a broadcast is a POST");
+        push_refuse(w, c, 405, "\r\nAllow: POST", "a broadcast is a POST");
     else if (h->verb == VERB_OTHER || h->verb == VERB_HEAD)
-        push_refuse(w, c, 405, "Allow: GET, POST, DELETE\r\n",
+        push_refuse(w, c, 405, "\r\nAllow: GET, POST, DELETE",
                     "a token knows GET, POST and DELETE");
     else if (all && push_of(w, c)->end) push_refuse(w, c, 400, "", "?end is for one token");
     else if (h->verb != VERB_POST) push_token(w, c, name, (size_t)n, h->verb == VERB_DELETE);
@@ -3842,7 +3842,7 @@ static void push_request(struct exportws *w, struct conn *c, struct input *in, c
     } else if (page == 3) {
         push_path(w, c, in, h, path);
     } else if (h->verb != VERB_GET) {
-        push_refuse(w, c, 405, "Allow: GET\r\n", "only GET is known here");
+        push_refuse(w, c, 405, "\r\nAllow: GET", "only GET is known here");
     } else {
         known[page].answer(w, c);
     }
@@ -4860,11 +4860,13 @@ static int loop_finish(struct exportws *w, int events)
     loop_posts(w);
     events += loop_timers(w);
     loop_bury(w);
-    for (unsigned i = 0; i < 2; i++)
-        if (w->knocked & 1U << i) door_accept(w, i, w->crowded >> i & 1);
+    for (unsigned i = 0; w->knocked >> i > 0; i++) {
+        if (!(w->knocked & 1U << i)) continue;
+        door_accept(w, i, w->crowded & 1U << i);
+        loop_bury(w);
+    }
     w->crowded = w->knocked;
     w->knocked = 0;
-    loop_bury(w);
     if (w->cool_due_ms <= w->now_ms) loop_cool(w);
     if (events > 0) w->calm_us = w->now_us - w->busy_us, w->busy_us = w->now_us;
     loop_drained(w);

@@ -468,13 +468,29 @@ static void sweeps_keep_their_share(void **state)
         assert_int_equal(s.w->swept, MANY - 1);
         assert_int_equal(s.w->sweep_us, paces[i].cost_us);
         assert_int_equal(s.w->sweep_due_us - faults.monotonic_us, paces[i].gap_us);
-        if (paces[i].cost_us == 0) continue; /* what costs nothing is not put off */
-        s.w->lively = i & 1;
-        uint32_t most_us =
-            paces[i].gap_us + 2 * paces[i].cost_us; /* counted from before the sweep */
-        if (i & 1) assert_int_equal(sleeps(-1), SWEEP_LAZY_MS);
-        else assert_in_range(sleeps(-1), (paces[i].gap_us + 999) / 1000, (most_us + 999) / 1000);
-        assert_int_equal(sleeps(0), 0);
+    }
+    many_end();
+}
+
+/* While something hot has to be served a sweep is not waited for: it comes with the turns. Then it
+ * is, to the millisecond. */
+static void sleeps_last_until_the_next_sweep(void **state)
+{
+    static const struct {
+        int most, lively, ms;
+    } rows[] = {{-1, 1, SWEEP_LAZY_MS}, {-1, 0, 4}, {3, 1, 3}, {3, 0, 3}, {0, 0, 0}};
+    (void)state;
+    begin(0);
+    many_join();
+    for (int i = 0; i < 3; i++) clock_pass(COOL_MS), world_settle(&s);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        for (int k = 0; k < 2; k++) many_say(0, many_ping, 6), world_turn(&s);
+        s.w->sweep_us = s.w->swept = 1000; /* it is not quiet */
+        s.w->sweep_due_us = faults.monotonic_us + 3001;
+        assert_int_equal(s.w->lively, 1);
+        s.w->lively = rows[i].lively != 0;
+        assert_int_equal(sleeps(rows[i].most), rows[i].ms);
+        assert_int_equal(s.w->lively, 0);
     }
     many_end();
 }
@@ -606,6 +622,7 @@ int main(void)
         TEST(cold_sessions_are_heard),
         TEST(sweeps_keep_their_share),
         TEST(cold_is_only_who_is_quiet),
+        TEST(sleeps_last_until_the_next_sweep),
         TEST(sweeps_of_nobody_are_not_made),
         TEST(clock_standing_still_hears_cold_sessions),
         TEST(host_may_send_between_pollfds_and_dispatch),

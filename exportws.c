@@ -2331,7 +2331,6 @@ static void conn_output_done(struct exportws *w, struct conn *c, int progress)
         if (waits && (progress || c->timer != TIMER_WRITE)) timer_set(w, c, TIMER_WRITE);
         if (!waits) timer_set(w, c, TIMER_CLOSE);
         return;
-    case CONN_PAGE: return;
     default: /* CONN_LINGER: it comes here once with nothing left to send */
         if (c->timer != TIMER_CLOSE) timer_set(w, c, TIMER_CLOSE);
         if (c->queued == 0 && shutdown(c->fd, SHUT_WR) < 0) conn_doom(w, c);
@@ -3916,7 +3915,7 @@ static const char *const page_client[] = {
     "//   const client = new ExportWS('/app/ws/export-task/TOKEN', {onmessage, onstate});\n"
     "//   onmessage(data, id)     a string; an ArrayBuffer when it was pushed as binary\n"
     "//   onstate(state, detail)  'connecting'\n"
-    "//                           'open'     detail 'gap': messages were missed and are gone\n"
+    "//                           'open'     detail 'gap': something may be missing, and is gone\n"
     "//                           'waiting'  detail: milliseconds until the next try\n"
     "//                           'closed'   detail: the close code; there is no next try\n"
     "//   client.close()\n"
@@ -4043,6 +4042,7 @@ static const char *const page_demo[] = {
     ".waiting, .connecting { color: var(--wait) }\n"
     ".closed { color: var(--stop) }\n"
     "main > p, #none, #wait, time, li code { color: var(--soft) }\n"
+    "#none { margin-top: .5rem }\n"
     "ol { flex: 1; min-width: 0; list-style: none; padding: 0 }\n"
     "li { display: grid; grid-template-columns: 1fr auto 3.5rem; align-items: center;\n"
     "  padding: .75rem 0; border-top: 1px solid var(--line) }\n"
@@ -4081,7 +4081,7 @@ static const char *const page_demo[] = {
     "<script src='/exportws.js'></script>\n"
     "<script>\n",
 
-    "const {path, push, secret} = document.documentElement.dataset;\n"
+    "const {path, push, secret, signed} = document.documentElement.dataset;\n"
     "const $ = id => document.getElementById(id);\n"
     "let client, token, countdown;\n"
     "\n"
@@ -4120,7 +4120,7 @@ static const char *const page_demo[] = {
     "function onstate(state, detail) {\n"
     "  const due = Date.now() + detail, tick = () => {\n"
     "    const seconds = Math.max(0, Math.ceil((due - Date.now()) / 1000));\n"
-    "    $('wait').textContent = state === 'waiting' ? 'retry in ' + seconds + ' s' : '';\n"
+    "    $('wait').textContent = state === 'waiting' ? '(retry in ' + seconds + ' s)' : '';\n"
     "  };\n"
     "  clearInterval(countdown);\n"
     "  countdown = setInterval(tick, 250);\n"
@@ -4132,7 +4132,8 @@ static const char *const page_demo[] = {
     "    waiting: 'Offline',\n"
     "    closed: detail === 4001 ? 'Replaced by a newer page' : 'Ended by the server'\n"
     "  }[state];\n"
-    "  if (detail === 'gap') show(make('p', 'Messages were missed, and are no longer kept.'));\n"
+    "  if (detail === 'gap')\n"
+    "    show(make('p', 'Something may be missing here: it is no longer kept.'));\n"
     "}\n"
     "\n"
     "function quote(text) {\n"
@@ -4146,9 +4147,10 @@ static const char *const page_demo[] = {
     "  const words = ['curl -d', quote(example)];\n"
     "  const unix = push.startsWith('unix'), all = /^(0\\.0\\.0\\.0|\\[::\\])/;\n"
     "  const host = unix ? 'localhost' : push.replace(all, location.hostname);\n"
+    "  const name = signed ? token.replace(/\\.[^.]*\\.[^.]*$/, '') : token;\n"
     "  if (secret) words.push('-H \"Authorization: Bearer $SECRET\"');\n"
     "  if (unix) words.push('--unix-socket', quote(push.slice(5) || 'PATH'));\n"
-    "  words.push(quote('http://' + host + path + encodeURIComponent(token)));\n"
+    "  words.push(quote('http://' + host + path + encodeURIComponent(name)));\n"
     "  return words.join(' ');\n"
     "}\n"
     "\n"
@@ -4194,8 +4196,8 @@ static const struct page {
     {"text/html; charset=utf-8",
      PAGE_FIELDS
      "Content-Security-Policy: default-src 'none'; connect-src 'self'; img-src data:; "
-     "style-src 'sha256-cpxQu10PdnnXqAkWNJYGTOtzlXfYyAEtBhpDZuDTeoY='; "
-     "script-src 'self' 'sha256-98C4nUukFmfZwVdTIzwgR6jABy+f8FIfw230ay17WFM='; "
+     "style-src 'sha256-f8hYueqN0/iLYECBEY47L4fw1bVfPks1XO9Y4jDgXSU='; "
+     "script-src 'self' 'sha256-bLavzL1fC8zx+LmqDWkWzl5HMkNUqJHeEyY9OAc+6V0='; "
      "base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n",
      page_demo},
 };
@@ -4228,14 +4230,15 @@ static void rest_attribute(struct rest *t, const char *s)
     }
 }
 
-/* Where to push to: what the demo page can't know by itself. */
+/* Where and how to push: what the demo page can't know by itself. */
 static void page_add_place(const struct exportws *w, struct rest *t)
 {
     char push[128] = "";
     exportws_address(w, EXPORTWS_PUSH, push, sizeof push);
     rest_add(t, "<!doctype html>\n<html lang='en' data-path=\""), rest_attribute(t, w->o.path);
     rest_add(t, "\" data-push=\""), rest_attribute(t, push);
-    rest_add(t, w->o.push_secret ? "\" data-secret=\"1\">\n" : "\">\n");
+    rest_add(t, "\""), rest_add(t, w->o.push_secret ? " data-secret=\"1\"" : "");
+    rest_add(t, w->o.client_secret ? " data-signed=\"1\">\n" : ">\n");
 }
 
 static void page_add(const struct exportws *w, const struct page *page, struct rest *t)
@@ -4264,18 +4267,15 @@ static size_t page_stage(struct exportws *w, const struct conn *c)
  * lingers. Uses the stage. */
 static void page_send(struct exportws *w, struct conn *c)
 {
-    for (;;) {
-        size_t n = page_stage(w, c);
-        ptrdiff_t sent = n > 0 ? conn_write(w, c, w->stage, n) : 0;
-        if (n == 0) c->state = CONN_LINGER;
-        if (sent == 0) break;
-        if (sent < 0) {
-            conn_doom(w, c);
-            return;
-        }
+    size_t n;
+    while ((n = page_stage(w, c)) > 0) {
+        ptrdiff_t sent = conn_write(w, c, w->stage, n);
+        if (sent < 0) conn_doom(w, c);
+        if (sent <= 0) return;
         c->sent += (uint32_t)sent;
         timer_set(w, c, TIMER_CLOSE);
     }
+    c->state = CONN_LINGER;
     conn_output_done(w, c, 0);
 }
 

@@ -793,6 +793,7 @@ static void page_comes_whole_through_narrow_sockets(void **state)
     for (size_t i = 0; i < COUNT(stages) * COUNT(paths); i++) {
         narrow_door(&h, name);
         h.o.max_push_bytes = stages[i / COUNT(paths)];
+        h.o.client_secret = i == 0 ? "s" : NULL;
         host_start(&h);
         page_ask(&h, &clients[0], paths[i % COUNT(paths)], 0);
         page_read(&h, &clients[0]);
@@ -801,6 +802,8 @@ static void page_comes_whole_through_narrow_sockets(void **state)
         page_read(&h, &clients[1]);
         assert_string_equal((const char *)clients[1].bytes, (const char *)clients[0].bytes);
         page_gone(&h);
+        assert_int_equal(strstr((const char *)clients[0].bytes, " data-signed=\"1\">\n") != NULL,
+                         i == 0);
         host_end(&h);
     }
 }

@@ -41,6 +41,9 @@ SYSTEMS  = $(BUILD)/test_java $(BUILD)/test_reclaim $(BUILD)/test_doors $(BUILD)
 SCRIPTS  = test/options.py test/signed.py test/curl.sh test/websockets.py test/export.sh \
 	test/service.py test/hosts.sh
 STATICS  = test/test_header.sh test/symbols.sh test/install.sh
+# Where there is a Chromium.
+BROWSER  = `for name in chromium chromium-browser google-chrome; \
+	do command -v $$name >/dev/null && echo test/browser.py && break; done`
 INSIDE   = $(UNITS) $(CLOCKED) $(FAULTS) $(EMBEDDED)
 
 CLOCK_WRAP = -Wl,--wrap=clock_gettime -Wl,--wrap=time
@@ -63,7 +66,7 @@ check: check-san-$(SAN)
 
 check-san-0: programs
 	PATH="`pwd`/build/python/bin:$$PATH" EXPORTWS="$${EXPORTWS:-./$(PROGRAM)}" BUILD="$(BUILD)" \
-		test/run $(INSIDE) $(SYSTEMS) $(SCRIPTS) $(STATICS)
+		test/run $(INSIDE) $(SYSTEMS) $(SCRIPTS) $(STATICS) $(BROWSER)
 
 programs: $(PROGRAM) $(INSIDE) $(SYSTEMS) $(HOSTS) $(BUILD)/echo
 

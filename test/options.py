@@ -576,9 +576,10 @@ def demo_serves_a_page_that_knows_the_doors():
         with open(secret, "w") as file:
             file.write("s3cret\n")
         page, told, server, hints = demo("--push-secret-file", secret, "--path", odd,
+                                         "--client-secret-file", secret,
                                          "--push", "unix:%s/a&\"b" % folder)
         equal("told of odd ones", told,
-              {"path": odd, "push": 'unix:%s/a&"b' % folder, "secret": "1"})
+              {"path": odd, "push": 'unix:%s/a&"b' % folder, "secret": "1", "signed": "1"})
         equal("hints of a Unix socket", hints, ["page=http://%s/#demo" % server.clients])
         true("secret in the page", "s3cret" not in page.body)
         with Server("--demo", "--listen", "unix:" + folder + "/door") as server:

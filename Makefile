@@ -75,6 +75,9 @@ binaries: programs $(BUILD)/test_faults $(REPLAYS) $(HOSTS)
 list-inside:
 	@echo $(INSIDE)
 
+list-outside:
+	@echo $(SYSTEMS) $(SCRIPTS)
+
 check-san-1:
 	test/sanitize.sh
 
@@ -269,5 +272,6 @@ help:
 	@echo 'make cover      the share of lines and branches that the tests reach: fails below 100 %'
 	@echo 'Set CC, CFLAGS, CPPFLAGS, LDFLAGS, LDLIBS, PREFIX and DESTDIR as you need.'
 
-.PHONY: all run test check programs binaries list-inside check-san-0 check-san-1 faults fuzz replay \
-	hosts matrix attack proxies symbols size lint cover deps deps-all bench install uninstall clean help
+.PHONY: all run test check programs binaries list-inside list-outside check-san-0 check-san-1 \
+	faults fuzz replay hosts matrix attack proxies symbols size lint cover deps deps-all bench \
+	install uninstall clean help

@@ -714,8 +714,9 @@ def check_names_the_door_that_is_taken():
                 equal("with %s and %s" % (listen, push), (status, got), (1, want))
                 for name, address in (("clients", listen), ("push", push)):
                     if rows.get(name, ("",))[0] == "FAIL":
-                        equal("reason", rows[name][1], "%s: cannot listen on %s: "
-                              "Address already in use" % (address, address))
+                        reason = rows[name][1] # the last words are the C library's own
+                        true(reason, reason.startswith("%s: cannot listen on %s: Address " %
+                                                       (address, address)) and "in use" in reason)
             server.send("ab12", "not disturbed")
             equal("frame", client.receive(), (TEXT, b"not disturbed"))
     address = "127.0.0.1:%d" % free_port()

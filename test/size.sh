@@ -75,9 +75,10 @@ row 'the pages' $((${whole:-0} - ${bare:-0})) $PAGES_MAX ''
 static_serves() {
     "$tmp/static" --listen 127.0.0.1:0 --push 127.0.0.1:0 >"$tmp/ready" 2>/dev/null &
     pid=$!
-    for turn in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-        [ -s "$tmp/ready" ] && break
-        [ "$turn" -lt 20 ] && sleep 0.1
+    turn=0
+    while [ ! -s "$tmp/ready" ] && [ "$turn" -lt 200 ]; do
+        turn=$((turn + 1))
+        sleep 0.1
     done
     port=$(sed -n 's/.*push 127\.0\.0\.1:\([0-9]*\),.*/\1/p' "$tmp/ready")
     curl -s -m 10 "http://127.0.0.1:${port:-1}/healthz" | grep -q '"ok"' && echo 'and it serves'

@@ -141,10 +141,12 @@ without_pages() {
     # shellcheck disable=SC2086
     ${RUN:-} "$tmp/bare" --listen 127.0.0.1:0 --push 127.0.0.1:0 >"$tmp/ready" 2>&1 &
     pid=$!
-    for turn in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+    turn=0
+    while [ "$turn" -lt 200 ]; do
         clients=$(sed -n 's/.*ready: clients \([^,]*\),.*/\1/p' "$tmp/ready")
         [ -n "$clients" ] && break
-        [ "$turn" -lt 20 ] && sleep 0.1
+        turn=$((turn + 1))
+        sleep 0.1
     done
     for page in / /exportws.js; do
         said=$(curl -s -m 10 -o /dev/null -w '%{http_code}' "http://$clients$page")

@@ -31,7 +31,8 @@ COMPILE_TEST = mkdir -p $(BUILD) && $(CC) $(STRICT) $(TEST_FLAGS) $(CPPFLAGS) $(
 # scripts that drive the program, and those that look at the source.
 UNITS    = $(BUILD)/test_bytes $(BUILD)/test_digest $(BUILD)/test_utf8 $(BUILD)/test_head \
 	$(BUILD)/test_chunk $(BUILD)/test_frame $(BUILD)/test_arena $(BUILD)/test_options
-CLOCKED  = $(BUILD)/test_log $(BUILD)/test_messages $(BUILD)/test_trust
+CLOCKED  = $(BUILD)/test_log $(BUILD)/test_messages $(BUILD)/test_history \
+	$(BUILD)/test_trust
 FAULTS   = $(BUILD)/test_start $(BUILD)/test_clock $(BUILD)/test_resume
 REPLAYS  = $(BUILD)/fuzz_head $(BUILD)/fuzz_frame $(BUILD)/fuzz_session
 EMBEDDED = $(BUILD)/test_api
@@ -167,6 +168,7 @@ $(BUILD)/test_faults: test/test_faults.c
 $(BUILD)/test_frame: test/test_frame.c
 $(BUILD)/test_head: test/test_head.c
 $(BUILD)/test_java: test/test_java.c
+$(BUILD)/test_history: test/test_history.c test/audit.h
 $(BUILD)/test_log: test/test_log.c
 $(BUILD)/test_messages: test/test_messages.c test/audit.h
 $(BUILD)/test_options: test/test_options.c

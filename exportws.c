@@ -2727,9 +2727,7 @@ static int pushed_to_token(struct exportws *w, struct pushed *p)
     for (uint32_t left = w->tokens[record].sessions; left > 0; left--) {
         struct conn *c = &w->conns[index];
         index = c->next;
-        if (!session_give(w, c, p)) continue;
-        reached++;
-        if (p->end) session_end(w, c, EXPORTWS_BY_ENDED, 1000, "ended");
+        reached += session_give(w, c, p);
     }
     return reached;
 }
@@ -2779,6 +2777,17 @@ static void pushed_log(struct exportws *w, const struct pushed *p, int reached)
     log_end(w, &l);
 }
 
+/* Ends all sessions of a token. */
+static void token_end(struct exportws *w, uint32_t record)
+{
+    uint32_t index = w->tokens[record].first_session;
+    for (uint32_t left = w->tokens[record].sessions; left > 0; left--) {
+        struct conn *c = &w->conns[index];
+        index = c->next;
+        session_end(w, c, EXPORTWS_BY_ENDED, 1000, "ended");
+    }
+}
+
 /* Copies the payload to the stage and hands it out. Whoever is reached, held or refused: p->index is
  * settled. Returns the number of sessions reached, 0 for held (or a broadcast that reached nobody),
  * EXPORTWS_ABSENT or EXPORTWS_FULL. */
@@ -2790,6 +2799,7 @@ static int pushed_deliver(struct exportws *w, struct pushed *p)
     p->data = payload;
     int reached = p->name ? pushed_to_token(w, p) : pushed_to_all(w, p);
     int held = pushed_settle(w, p, reached);
+    if (p->end && reached > 0) token_end(w, token_find(w, p->name, p->name_size));
     if (p->name && reached == 0 && !held) return w->o.hold_ms > 0 ? EXPORTWS_FULL : EXPORTWS_ABSENT;
     w->m->pushed++;
     w->m->delivered += (uint64_t)reached;

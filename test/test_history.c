@@ -1207,6 +1207,45 @@ static void messages_behind_the_end_are_delivered(void **state)
     expect_end(&peers[0]);
 }
 
+/* The end fits into the buffer, the close frames behind it don't. */
+static void end_without_room_for_its_close_frames(void **state)
+{
+    (void)state;
+    join(&peers[0], "abc", V1), join(&peers[1], "abc", "");
+    session_clog(0), session_clog(1);
+    assert_int_equal(exportws_send(u.w, "one", "x", 1, EXPORTWS_TEXT), 0);
+    while (exportws_send(u.w, "abd", "x", 1, EXPORTWS_TEXT) == 0) {}
+    assert_int_equal(exportws_kick(u.w, "one"), 0);
+    const uint32_t held = u.w->held;
+    assert_int_equal(exportws_send(u.w, "abc", "done", 4, EXPORTWS_TEXT | EXPORTWS_END), 2);
+    assert_int_equal(exportws_sessions(u.w), 0);
+    unit_settle(&u);
+    expect_books(held + 1, 0); /* nobody has got it */
+    join(&peers[2], "abc", "");
+    script_expect_text(&peers[2], "done");
+    expect_end(&peers[2]);
+    expect_books(held, u.w->history);
+}
+
+/* The same with nothing held: it goes with the last that waited for it. */
+static void end_that_nobody_can_take_is_not_kept_without_hold(void **state)
+{
+    (void)state;
+    u.o.queue = 1000;
+    restart_with(4, 0);
+    join(&peers[0], "abc", V1), join(&peers[1], "abc", ""), join(&peers[2], "abd", "");
+    session_clog(0), session_clog(1), session_clog(2);
+    assert_int_equal(exportws_reply(u.w, session_of(2), "x", 1, EXPORTWS_TEXT), 1);
+    while (u.w->blocks_free > u.w->reserve + 1)
+        assert_int_equal(exportws_send(u.w, "abd", "x", 1, EXPORTWS_TEXT), 1);
+    assert_int_equal(exportws_send(u.w, "abc", "done", 4, EXPORTWS_TEXT | EXPORTWS_END), 2);
+    assert_int_equal(exportws_sessions(u.w), 1);
+    unit_settle(&u);
+    expect_books(0, 0);
+    leave(&peers[2]);
+    assert_int_equal(u.w->blocks_free, u.w->block_count);
+}
+
 static void end_for_an_absent_token_is_held_or_refused(void **state)
 {
     (void)state;
@@ -1265,6 +1304,8 @@ int main(void)
         TEST(held_end_closes_the_session_that_gets_it),
         TEST(end_in_history_closes_who_resumes),
         TEST(messages_behind_the_end_are_delivered),
+        TEST(end_without_room_for_its_close_frames),
+        TEST(end_that_nobody_can_take_is_not_kept_without_hold),
         TEST(end_for_an_absent_token_is_held_or_refused),
     };
     return cmocka_run_group_tests_name("history", tests, NULL, NULL);

@@ -2031,10 +2031,11 @@ static int message_idle(const struct exportws *w, uint32_t index)
 /* Keeps only the newest of an owner's history, and what of it somebody is reading. */
 static void history_trim(struct exportws *w, const struct token *owner)
 {
-    uint32_t next, i = owner->messages.first;
-    for (; owner->history > w->o.history; i = next) {
-        next = message_at(w, i)->next;
-        if (next == NONE) return; /* the newest stays */
+    uint32_t left = owner->history, next, i = owner->messages.first;
+    for (; left > w->o.history; i = next) {
+        const struct message *m = message_at(w, i);
+        next = m->next;
+        left -= (m->flags & MESSAGE_GOT) && (m->flags & MESSAGE_AGING);
         if (message_idle(w, i)) message_discard(w, i);
     }
 }

@@ -929,6 +929,28 @@ static void history_that_is_being_read_outlives_its_time(void **state)
     assert_int_equal(u.w->blocks_free, u.w->block_count);
 }
 
+/* What one that is leaving still waits for takes no place of the newest. */
+static void newest_history_is_kept_though_an_older_is_waited_for(void **state)
+{
+    uint64_t ids[4];
+    (void)state;
+    restart_with(2, 1000);
+    join(&peers[1], "abc", V1), join(&peers[2], "abc", V1);
+    session_clog(0);
+    ids[0] = say("abc", "0");
+    assert_int_equal(exportws_close(u.w, session_of(0), 1000, NULL), 0);
+    ids[1] = say("abc", "1"), ids[2] = say("abc", "2");
+    expect_books(0, 3);
+    leave(&peers[2]);
+    expect_resume("abc", ids[0], 0, ids, 1, 3);
+    session_unclog(&peers[1]);
+    expect(&peers[1], ids[0], "0");
+    script_expect_close(&peers[1], 1000, "");
+    expect_books(0, 2);
+    expect_resume("abc", ids[0], 0, ids, 1, 3);
+    expect_resume("abc", ids[0] - 1, 1, ids, 1, 3);
+}
+
 static uint64_t metric(const char *name)
 {
     const char *answer = ask("GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n", ""), *at;
@@ -1295,6 +1317,7 @@ int main(void)
         TEST(history_lasts_from_when_it_was_got),
         TEST(message_got_late_becomes_history),
         TEST(history_that_is_being_read_outlives_its_time),
+        TEST(newest_history_is_kept_though_an_older_is_waited_for),
         TEST(what_nobody_got_is_never_evicted),
         TEST(history_gives_way_oldest_first),
         TEST(drafts_become_history_where_there_is_room),

@@ -2472,7 +2472,6 @@ static int session_claim(struct exportws *w, struct conn *c, const struct resume
         session_claim_from(w, c, c->all);
     }
     ends |= session_claim_from(w, c, c->own);
-    c->replay = c->queued;
     return ends != 0;
 }
 
@@ -3348,7 +3347,6 @@ static struct conn *client_admit(struct exportws *w, struct conn *from, struct e
     char bytes[sizeof head + 32 + sizeof protocol + sizeof gap], accept[28];
     struct text t = {bytes, 0, sizeof bytes};
     struct line l;
-    int ends = 0;
     key_accept(r->head + r->parsed->key.at, accept);
     text_add(&t, head), text_bytes(&t, accept, sizeof accept);
     struct conn *c = session_open(w, from, (const uint8_t *)r->token, strlen(r->token));
@@ -3356,11 +3354,14 @@ static struct conn *client_admit(struct exportws *w, struct conn *from, struct e
     if (c->ids) text_add(&t, protocol);
     text_add(&t, "\r\n\r\n");
     if (r->resume.asked && session_gap(w, c, &r->resume.last)) text_add(&t, gap);
-    session_sent(w, c, conn_send(w, c, (const uint8_t *)bytes, t.n, control_share(w)));
-    if (c->state == CONN_OPEN) ends = session_claim(w, c, &r->resume);
-    if (c->state == CONN_OPEN && c->queued > 0 && conn_flush(w, c) < 0)
+    int ends = session_claim(w, c, &r->resume); /* at once: its 101 may need room */
+    uint32_t missed = c->queued;
+    c->queued = 0; /* the 101 goes before that */
+    int result = conn_send(w, c, (const uint8_t *)bytes, t.n, control_share(w));
+    c->replay = c->queued += missed;
+    if (result < 0 || (c->queued > 0 && conn_flush(w, c) < 0))
         session_lost(w, c, EXPORTWS_BY_ERROR, 1006);
-    if (c->state == CONN_OPEN) conn_output_done(w, c, 1);
+    else conn_output_done(w, c, 1);
     if (log_begin(w, &l, EXPORTWS_LOG_INFO, "open")) {
         log_token(w, &l, conn_name(w, c), c->name_size);
         log_peer(&l, c), log_counts(w, &l);

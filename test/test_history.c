@@ -591,6 +591,34 @@ static void replay_that_stands_is_slow(void **state)
     expect_nothing(&peers[1]);
 }
 
+/* Room that its 101 needs is not taken from what it is about to get. */
+static void missed_messages_are_safe_before_the_101_is_sent(void **state)
+{
+    uint32_t held = 0;
+    (void)state;
+    u.o.buffer_bytes = 4096;
+    restart();
+    join(&peers[1], "abc", "");
+    uint64_t id = say("abc", "history");
+    leave(&peers[1]);
+    while (exportws_send(u.w, "else", "x", 1, EXPORTWS_TEXT) == 0) held++;
+    assert_int_equal(u.w->history, 0); /* it gave way */
+    exportws_kick(u.w, "else");
+    join(&peers[1], "abc", "");
+    id = say("abc", "history");
+    leave(&peers[1]);
+    while (--held > 0) assert_int_equal(exportws_send(u.w, "else", "x", 1, EXPORTWS_TEXT), 0);
+    expect_books(u.w->held, 1);
+    send_most = 10; /* of the 101: the rest of it finds no room */
+    client_asks(&peers[0], "abc?last=1", V1);
+    assert_int_equal(peers[0].got_size, 10);
+    assert_true(peers[0].ended);
+    expect_books(u.w->held, 1);
+    resume(&peers[1], "abc", id - 1);
+    expect(&peers[1], id, "history");
+    expect_nothing(&peers[1]);
+}
+
 static void last_must_be_an_id(void **state)
 {
     static const struct {
@@ -1300,6 +1328,7 @@ int main(void)
         TEST(live_messages_during_a_replay_fill_the_queue),
         TEST(replay_that_moves_is_not_slow),
         TEST(replay_that_stands_is_slow),
+        TEST(missed_messages_are_safe_before_the_101_is_sent),
         TEST(last_must_be_an_id),
         TEST(no_gap_when_nothing_was_thrown_away),
         TEST(gap_when_the_id_was_never_given),

@@ -2809,13 +2809,13 @@ static int pushed_deliver(struct exportws *w, struct pushed *p)
 }
 
 /* Ends all sessions of a token and drops what is held for it, and its history. Returns the sessions
- * ended, or EXPORTWS_ABSENT when there was neither. */
+ * ended, or EXPORTWS_ABSENT when there was neither a session nor something held. */
 static int token_kick(struct exportws *w, uint32_t record)
 {
     struct token *t = &w->tokens[record];
-    uint32_t next, index = t->first_session, sessions = t->sessions;
-    if (sessions == 0 && token_held(w, t) == 0) return EXPORTWS_ABSENT;
-    for (uint32_t i = t->messages.first; i != NONE; i = next) {
+    uint32_t next, sessions = t->sessions, held = token_held(w, t);
+    uint32_t i = t->first_session == REMEMBERED ? NONE : t->messages.first;
+    for (; i != NONE; i = next) {
         struct message *m = message_at(w, i);
         next = m->next;
         if (message_held(m)) w->held--;
@@ -2823,12 +2823,8 @@ static int token_kick(struct exportws *w, uint32_t record)
         m->flags |= MESSAGE_GOT; /* a newcomer is not to get it */
         if (m->refs == 0) message_discard(w, i);
     }
-    for (uint32_t left = sessions; left > 0; left--) {
-        struct conn *c = &w->conns[index];
-        index = c->next;
-        session_end(w, c, EXPORTWS_BY_ENDED, 1000, "ended");
-    }
-    return (int)sessions;
+    if (sessions > 0) token_end(w, record);
+    return sessions > 0 || held > 0 ? (int)sessions : EXPORTWS_ABSENT;
 }
 
 /* ===== Input ===== */
@@ -3742,17 +3738,16 @@ static void push_token(struct exportws *w, struct conn *c, const uint8_t *name, 
                        int remove)
 {
     uint32_t record = token_find(w, name, n);
-    const struct token *t = &w->tokens[record == NONE ? 0 : record];
-    uint32_t held = record == NONE ? 0 : token_held(w, t);
-    if (record == NONE || (t->sessions == 0 && held == 0)) {
+    const struct token none = {.first_session = REMEMBERED};
+    const struct token *t = record == NONE ? &none : &w->tokens[record];
+    const struct json_row rows[] = {{"{\"sessions\":", t->sessions},
+                                    {",\"held\":", token_held(w, t)}},
+                          closed = {"{\"closed\":", t->sessions};
+    if (remove && record != NONE) token_kick(w, record);
+    if (rows[0].value + rows[1].value == 0)
         push_refuse(w, c, 404, "", "nobody there, and nothing held");
-    } else if (remove) {
-        const struct json_row closed = {"{\"closed\":", (uint64_t)token_kick(w, record)};
-        push_answer_numbers(w, c, 200, &closed, 1);
-    } else {
-        const struct json_row rows[] = {{"{\"sessions\":", t->sessions}, {",\"held\":", held}};
-        push_answer_numbers(w, c, 200, rows, 2);
-    }
+    else if (remove) push_answer_numbers(w, c, 200, &closed, 1);
+    else push_answer_numbers(w, c, 200, rows, 2);
 }
 
 /* All metrics, of one moment: measured first, then written. */

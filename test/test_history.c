@@ -815,6 +815,22 @@ static void gap_when_it_was_deleted(void **state)
     expect_nothing(&peers[0]);
 }
 
+/* Nobody is there and nothing held: 404, and its history is gone as well. */
+static void delete_drops_history_that_is_all_there_is(void **state)
+{
+    uint64_t ids[2];
+    (void)state;
+    history_make("abc", 2, ids);
+    expect_answer(ask("DELETE /app/ws/export-task/abc HTTP/1.1\r\nHost: h\r\n\r\n", ""), 404,
+                  "{\"error\":\"nobody there, and nothing held\"}\n");
+    expect_books(0, 0);
+    expect_resume("abc", ids[0], 1, ids, 2, 2);
+    assert_int_equal(exportws_kick(u.w, "abc"), EXPORTWS_ABSENT); /* it is remembered, no more */
+    history_make("abc", 2, ids);
+    assert_int_equal(exportws_kick(u.w, "abc"), EXPORTWS_ABSENT);
+    expect_books(0, 0);
+}
+
 static void gap_without_history(void **state)
 {
     static const struct {
@@ -881,6 +897,40 @@ static void loss_is_remembered_when_nothing_is_left_of_a_token(void **state)
 }
 
 /* ===== What is kept, and for how long ===== */
+
+/* It takes a part of a message, and dies; the next one gets the message whole. */
+static void held_messages_survive_who_dies_in_their_midst(void **state)
+{
+    static const char *const fields[2] = {"", V1};
+    (void)state;
+    for (int v1 = 0; v1 < 2; v1++) {
+        const size_t size = v1 ? 2 + 17 + 4 : 2 + 4;
+        for (size_t part = 0; part <= size; part++) {
+            uint64_t id = say("abc", "37 %");
+            char request[512];
+            int n = snprintf(request, sizeof request,
+                             "GET %sabc HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\n"
+                             "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n%s"
+                             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+                             u.o.path, fields[v1]);
+            struct piece piece = {request, (size_t)n};
+            script_attach(&peers[0], &u, EXPORTWS_CLIENTS, &piece, 1);
+            script_send(&peers[0]);
+            send_after = 1, send_most = part; /* the 101 is whole */
+            exportws_step(u.w, 0);
+            expect_books(0, part == size);
+            leave(&peers[0]);
+            expect_books(part < size, part == size);
+            join(&peers[1], "abc", fields[v1]);
+            if (part < size && v1) expect(&peers[1], id, "37 %");
+            if (part < size && !v1) script_expect_text(&peers[1], "37 %");
+            expect_nothing(&peers[1]);
+            expect_books(0, 1);
+            leave(&peers[1]);
+            exportws_kick(u.w, "abc");
+        }
+    }
+}
 
 /* The kernel took all of it, the client nothing: with ids it says so. */
 static void unread_messages_come_again_to_who_asks(void **state)
@@ -1339,9 +1389,11 @@ int main(void)
         TEST(gap_past_the_newest_broadcasts),
         TEST(gap_when_new_messages_needed_the_room),
         TEST(gap_when_it_was_deleted),
+        TEST(delete_drops_history_that_is_all_there_is),
         TEST(gap_without_history),
         TEST(no_gap_for_what_others_lost),
         TEST(loss_is_remembered_when_nothing_is_left_of_a_token),
+        TEST(held_messages_survive_who_dies_in_their_midst),
         TEST(unread_messages_come_again_to_who_asks),
         TEST(history_lasts_from_when_it_was_got),
         TEST(message_got_late_becomes_history),

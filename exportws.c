@@ -1124,14 +1124,14 @@ enum message_flag {
 };
 
 /* What is known of a token. Its name stands with the first of its sessions or messages; when it has
- * none, but something of it was thrown away, its record is remembered by its hash alone. */
+ * none it is remembered by its hash alone, until its record is needed for another. */
 struct token {
     uint64_t hash;
     uint64_t lost;                    /* the newest id of what was thrown away */
-    uint32_t next;                    /* of the bucket, or free */
+    uint32_t next;                    /* of the bucket */
     uint32_t first_session, sessions; /* first_session: NONE, or REMEMBERED */
-    struct chain messages;            /* oldest and newest; remembered: its neighbours by age */
-    uint32_t history; /* how many of them are kept though somebody has got them */
+    struct chain messages;            /* oldest and newest; spare: its neighbours on that list */
+    uint32_t history; /* how many of them are kept though somebody has got them; spare: the list */
 };
 
 #define REMEMBERED (NONE - 1)
@@ -1199,7 +1199,7 @@ struct exportws {
         pushers_at; /* sessions [0, capacity), handshakes, pushers [pushers_at, conns_end) */
     uint32_t poll_count, hot, sweep_at; /* the poll set, its hot part, where the sweep goes on */
     uint32_t sessions, online, handshakes, pushers, held, history;
-    uint32_t free_session, free_handshake, free_pusher, free_token, free_block, free_address,
+    uint32_t free_session, free_handshake, free_pusher, free_block, free_address,
         free_inputs;
     uint32_t seats; /* session slots in use, closing ones too */
     uint32_t blocks_free, block_count, blocks_private, reserve;
@@ -1208,7 +1208,8 @@ struct exportws {
     uint32_t left_first, left_last; /* sessions that have left and whose on_close is to come */
     uint32_t waiting;               /* connections that wait for an input buffer */
     struct chain timers[TIMERS], ages[2]; /* messages by expiry: not got, history */
-    struct chain remembered;              /* records by age */
+    struct chain spare[2]; /* records without session and message, by age: 0: nothing is known that
+                              `forgotten` does not say, 1: the others */
     unsigned durations_ms[TIMERS];
     size_t block_bytes, input_bytes, stage_size, answers_size, answers_used, name_bytes;
     int wake[2];
@@ -1919,69 +1920,57 @@ static uint32_t token_find(const struct exportws *w, const uint8_t *name, size_t
     return token_look(w, name, n, &hash);
 }
 
-/* A record that is only remembered becomes one without session and message. */
-static void token_recall(struct exportws *w, uint32_t record)
+/* Takes a record off the list of spare ones that it is on. */
+static void token_recall(struct exportws *w, struct token *t)
 {
-    struct token *t = &w->tokens[record];
+    struct chain *list = &w->spare[t->history];
     uint32_t prev = t->messages.first, next = t->messages.last;
-    *(prev == NONE ? &w->remembered.first : &w->tokens[prev].messages.last) = next;
-    *(next == NONE ? &w->remembered.last : &w->tokens[next].messages.first) = prev;
+    *(prev == NONE ? &list->first : &w->tokens[prev].messages.last) = next;
+    *(next == NONE ? &list->last : &w->tokens[next].messages.first) = prev;
     t->messages.first = t->messages.last = t->first_session = NONE;
+    t->history = 0;
 }
 
-/* Remembers that something of a token was thrown away, as long as there are records. */
-static void token_remember(struct exportws *w, uint32_t record)
+/* A record of which neither a session nor a message is left is spare. */
+static void token_release(struct exportws *w, uint32_t record)
 {
     struct token *t = &w->tokens[record];
-    uint32_t last = w->remembered.last;
+    if (t->sessions > 0 || t->messages.first != NONE) return;
+    struct chain *list = &w->spare[t->lost > w->forgotten];
+    t->history = t->lost > w->forgotten;
     t->first_session = REMEMBERED;
-    t->messages = (struct chain){last, NONE};
-    *(last == NONE ? &w->remembered.first : &w->tokens[last].messages.last) = record;
-    w->remembered.last = record;
+    t->messages = (struct chain){list->last, NONE};
+    *(list->last == NONE ? &list->first : &w->tokens[list->last].messages.last) = record;
+    list->last = record;
 }
 
-/* Gives a record back. */
-static void token_free(struct exportws *w, uint32_t record)
+/* A spare record is needed for another token: what was thrown away of its own is from now on what
+ * may have been of any that there is no record of. */
+static void token_forget(struct exportws *w, uint32_t record)
 {
     struct token *t = &w->tokens[record];
     uint32_t *link = token_bucket(w, t->hash);
     while (*link != record) link = &w->tokens[*link].next;
     *link = t->next;
-    t->next = w->free_token;
-    w->free_token = record;
+    if (t->lost > w->forgotten) w->forgotten = t->lost;
 }
 
-/* Gives a record back when nothing of its token is left, and nothing to remember. */
-static void token_release(struct exportws *w, uint32_t record)
-{
-    const struct token *t = &w->tokens[record];
-    if (t->sessions > 0 || t->messages.first != NONE) return;
-    if (t->lost > w->forgotten) token_remember(w, record);
-    else token_free(w, record);
-}
-
-/* The record of a token, made when there is none: there are more than sessions and kept messages (the
- * reserve is for what is not kept yet), so that one is free or only remembered. The caller gives it a session or a message at once, or releases
- * it. */
+/* The record of a token, made when there is none: there are more than sessions and kept messages
+ * (the reserve is for what is not kept yet), so that one is spare. The caller gives it a session or
+ * a message at once, or releases it. */
 static uint32_t token_make(struct exportws *w, const uint8_t *name, size_t n)
 {
     uint64_t hash;
-    uint32_t record = token_look(w, name, n, &hash);
+    uint32_t record = token_look(w, name, n, &hash), *bucket = token_bucket(w, hash);
     if (record != NONE) {
-        if (w->tokens[record].first_session == REMEMBERED) token_recall(w, record);
+        if (w->tokens[record].first_session == REMEMBERED) token_recall(w, &w->tokens[record]);
         return record;
     }
-    if (w->free_token == NONE) {
-        uint32_t oldest = w->remembered.first;
-        if (w->tokens[oldest].lost > w->forgotten) w->forgotten = w->tokens[oldest].lost;
-        token_recall(w, oldest);
-        token_free(w, oldest);
-    }
-    record = w->free_token;
+    record = w->spare[w->spare[0].first == NONE].first;
     struct token *t = &w->tokens[record];
-    uint32_t *bucket = token_bucket(w, hash);
-    w->free_token = t->next;
-    *t = (struct token){hash, w->forgotten, *bucket, NONE, 0, {NONE, NONE}, 0};
+    if (t->first_session == REMEMBERED) token_forget(w, record); /* else it was never used */
+    token_recall(w, t);
+    t->hash = hash, t->lost = w->forgotten, t->next = *bucket;
     *bucket = record;
     return record;
 }
@@ -5106,11 +5095,15 @@ static void free_lists(struct exportws *w)
     for (uint32_t i = 0; i < w->block_count; i++)
         w->links[i] = i + 1 < w->block_count ? i + 1 : NONE;
     for (uint32_t i = 0; i < w->token_count; i++)
-        w->tokens[i].next = i + 1 < w->token_count ? i + 1 : NONE;
+        w->tokens[i] = (struct token){.first_session = NONE,
+                                      .messages = {i > 0 ? i - 1 : NONE,
+                                                   i + 1 < w->token_count ? i + 1 : NONE}};
+    w->spare[0] = (struct chain){0, w->token_count - 1};
+    w->spare[1] = (struct chain){NONE, NONE};
     for (uint32_t i = 0; i <= w->bucket_mask; i++) w->buckets[i] = NONE;
     for (uint32_t i = 0; i < w->input_count; i++) w->inputs[i].owner = NONE;
     for (uint32_t i = 0; i < w->conns_end - w->pushers_at; i++) w->pushes[i].draft = NONE;
-    w->free_block = w->free_token = w->free_address = 0;
+    w->free_block = w->free_address = 0;
     w->blocks_free = w->block_count;
     w->free_inputs = w->input_count;
     if (w->o.per_address == 0) return;
@@ -5125,7 +5118,7 @@ static void server_init(struct exportws *w)
     memset(w->m, 0, sizeof *w->m);
     w->sweep_us = w->swept = SWEEP_PIECE;
     w->expired = w->left_first = w->left_last = NONE;
-    w->ages[0] = w->ages[1] = w->remembered = (struct chain){NONE, NONE};
+    w->ages[0] = w->ages[1] = (struct chain){NONE, NONE};
     for (unsigned i = 0; i < TIMERS; i++) w->timers[i] = (struct chain){NONE, NONE};
     w->durations_ms[TIMER_HEAD] = w->o.handshake_timeout_ms;
     w->durations_ms[TIMER_PING] = w->o.ping_ms;

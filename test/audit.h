@@ -15,7 +15,7 @@ enum { AUDIT_MOST = 1024 }; /* slots, blocks or records that one server may have
 /* What was seen on the way. */
 struct audit {
     uint8_t slot[AUDIT_MOST], block[AUDIT_MOST], address[AUDIT_MOST]; /* how often */
-    uint8_t record[AUDIT_MOST];                                       /* 1: free; 2: in use */
+    uint8_t record[AUDIT_MOST];                                       /* 1: never used; 2: in a bucket */
     uint8_t linked[AUDIT_MOST]; /* 1: the message that starts here stands in a chain; 2: it has been
                                    seen ageing */
     uint32_t refs[AUDIT_MOST];  /* sessions that wait for the message that starts here */
@@ -262,7 +262,9 @@ static inline const char *audit_ring(const struct exportws *w, struct audit *a, 
     const struct token *t = &w->tokens[record];
     uint32_t i = t->first_session;
     if (t->first_session == REMEMBERED)
-        return t->sessions > 0 || t->history > 0 ? "more of a record than is remembered" : NULL;
+        return t->sessions > 0 || t->history > 1 || (t->history == 0 && t->lost > w->forgotten)
+                 ? "a spare record with something to tell"
+                 : NULL;
     if (t->sessions == 0 && t->first_session != NONE)
         return "a token without sessions has a first one";
     if (t->sessions == 0 && t->messages.first == NONE) return "a record of nothing";
@@ -309,9 +311,13 @@ static inline const char *audit_tokens(const struct exportws *w, struct audit *a
             ringed += w->tokens[i].sessions;
             records++;
         }
-    for (uint32_t i = w->free_token; i != NONE; i = w->tokens[i].next, records++)
-        if (i >= w->token_count || a->record[i]++) return "the list of free records is broken";
-    if (records != w->token_count) return "free records + those in use != all";
+    for (uint32_t i = w->spare[0].first; i != NONE; i = w->tokens[i].messages.last) {
+        if (i >= w->token_count) return "the list of spare records is broken";
+        if (w->tokens[i].first_session != NONE) continue;
+        if (a->record[i]++) return "a record in use is spare"; /* of no token yet */
+        records++;
+    }
+    if (records != w->token_count) return "spare records + those in use != all";
     if (online != w->online) return "online != tokens with a session";
     if (ringed != w->sessions) return "an open session is in no ring";
     return audit_chain(w, a, &w->all->messages, NONE);
@@ -423,19 +429,25 @@ static inline const char *audit_held(const struct exportws *w, struct audit *a)
     return a->held != w->held ? "held != the sum of all tokens" : NULL;
 }
 
-/* The records that are only remembered, by age. */
-static inline const char *audit_remembered(const struct exportws *w, struct audit *a)
+/* The records without session and message, by age. */
+static inline const char *audit_spare(const struct exportws *w, struct audit *a)
 {
-    uint32_t before = NONE, count = 0, marked = 0;
-    for (uint32_t i = w->remembered.first; i != NONE; before = i, i = w->tokens[i].messages.last) {
-        if (++count > w->token_count || a->record[i] != 2 ||
-            w->tokens[i].first_session != REMEMBERED || w->tokens[i].messages.first != before)
-            return "the list of remembered records is broken";
+    uint32_t count = 0, marked = 0;
+    for (unsigned list = 0; list < 2; list++) {
+        uint32_t before = NONE;
+        for (uint32_t i = w->spare[list].first; i != NONE;
+             before = i, i = w->tokens[i].messages.last) {
+            const struct token *t = &w->tokens[i];
+            if (++count > w->token_count || t->history != list || t->messages.first != before)
+                return "a list of spare records is broken";
+            if (a->record[i] != (t->first_session == REMEMBERED ? 2 : 1))
+                return "a record in use is spare";
+        }
+        if (w->spare[list].last != before) return "the spare records have another last member";
     }
     for (uint32_t i = 0; i < w->token_count; i++)
-        marked += a->record[i] == 2 && w->tokens[i].first_session == REMEMBERED;
-    if (w->remembered.last != before) return "the remembered records have another last member";
-    return marked != count ? "a remembered record is not on the list" : NULL;
+        marked += a->record[i] == 1 || w->tokens[i].first_session == REMEMBERED;
+    return marked != count ? "a spare record is on no list" : NULL;
 }
 
 static inline const char *audit_ages(const struct exportws *w, struct audit *a, unsigned list)
@@ -522,7 +534,7 @@ static inline const char *audit_into(const struct exportws *w, struct audit *a)
     static const char *(*const checks[])(const struct exportws *, struct audit *) = {
         audit_slots,      audit_polls,  audit_timers, audit_inputs,    audit_tokens, audit_queues,
         audit_held,       audit_ageing, audit_buffer, audit_addresses, audit_counts,
-        audit_remembered};
+        audit_spare};
     const char *wrong = NULL;
     memset(a, 0, sizeof *a);
     if (w->conns_end > AUDIT_MOST || w->block_count > AUDIT_MOST || w->token_count > AUDIT_MOST)

@@ -395,8 +395,11 @@ static void free_lists_hold_everything_once(void **state)
     for (uint32_t i = w->free_block; i != NONE; i = w->links[i]) assert_int_equal(i, n++);
     assert_int_equal(n, w->block_count);
     n = 0;
-    for (uint32_t i = w->free_token; i != NONE; i = w->tokens[i].next) assert_int_equal(i, n++);
+    for (uint32_t i = w->spare[0].first; i != NONE; i = w->tokens[i].messages.last)
+        assert_int_equal(i, n++);
     assert_int_equal(n, w->token_count);
+    assert_int_equal(w->spare[0].last, n - 1);
+    assert_int_equal(w->spare[1].first, NONE);
     n = 0;
     for (uint32_t i = w->free_address; i != NONE; i = w->addresses[i].next)
         assert_int_equal(i, n++);

@@ -896,6 +896,33 @@ static void loss_is_remembered_when_nothing_is_left_of_a_token(void **state)
     expect_books(0, 0);
 }
 
+/* When there are more tokens than records, the oldest loss may have been anybody's that there is no
+ * record of; who has a record is not touched by that. */
+static void records_that_tell_least_are_used_again_first(void **state)
+{
+    static uint64_t ids[1000];
+    const uint32_t records = u.w->token_count;
+    (void)state;
+    for (uint32_t i = 0; i < records; i++) ids[i] = token_lose(i);
+    const uint64_t before = ids[0] - 1;
+    assert_int_equal(u.w->forgotten, u.w->first_id - 1);
+    expect_resume("new", before, 1, ids, 0, 0); /* took the record of t0 */
+    assert_int_equal(u.w->forgotten, ids[0]);
+    expect_resume("new", ids[0], 0, ids, 0, 0);
+    expect_resume("newer", ids[0], 0, ids, 0, 0); /* took that of `new`, which had lost nothing */
+    assert_int_equal(u.w->forgotten, ids[0]);
+    expect_resume("t1", ids[1] - 1, 1, ids, 0, 0);
+    expect_resume("t1", ids[1], 0, ids, 0, 0);
+    join(&peers[1], "idle", V1); /* its record lives as long as it does */
+    assert_int_equal(u.w->forgotten, ids[0]);
+    for (uint32_t i = 0; i < 5; i++) token_lose(records + i);
+    assert_true(u.w->forgotten >= ids[5]);
+    expect_resume("idle", ids[0], 0, ids, 0, 0);
+    leave(&peers[1]);
+    expect_resume("idle", ids[0], 0, ids, 0, 0); /* and a while longer */
+    expect_books(0, 0);
+}
+
 /* ===== What is kept, and for how long ===== */
 
 /* It takes a part of a message, and dies; the next one gets the message whole. */
@@ -1393,6 +1420,7 @@ int main(void)
         TEST(gap_without_history),
         TEST(no_gap_for_what_others_lost),
         TEST(loss_is_remembered_when_nothing_is_left_of_a_token),
+        TEST(records_that_tell_least_are_used_again_first),
         TEST(held_messages_survive_who_dies_in_their_midst),
         TEST(unread_messages_come_again_to_who_asks),
         TEST(history_lasts_from_when_it_was_got),

@@ -286,6 +286,13 @@ static void token_without(uint32_t index)
     token_release(u.w, record);
 }
 
+/* Whether there is more of a token than a record that remembers it. */
+static int token_there(const char *name, size_t n)
+{
+    uint32_t record = token_find(u.w, guard_copy(name, n), n);
+    return record != NONE && u.w->tokens[record].first_session != REMEMBERED;
+}
+
 static void tokens_are_told_apart_by_every_byte(void **state)
 {
     static const struct {
@@ -300,9 +307,12 @@ static void tokens_are_told_apart_by_every_byte(void **state)
     uint32_t index[COUNT(rows)];
     (void)state;
     for (unsigned mask = 0; mask < 2; mask++) {
+        unit_end(&u);
+        small_options();
+        unit_start(&u);
         if (mask == 1) u.w->bucket_mask = 0; /* all in one bucket */
         for (size_t i = 0; i < COUNT(rows); i++) {
-            assert_int_equal(token_find(u.w, guard_copy(rows[i].name, rows[i].n), rows[i].n), NONE);
+            assert_int_equal(token_there(rows[i].name, rows[i].n), 0);
             index[i] = token_with_message(rows[i].name, rows[i].n);
         }
         for (size_t i = 0; i < COUNT(rows); i++) {
@@ -315,7 +325,7 @@ static void tokens_are_told_apart_by_every_byte(void **state)
         for (size_t i = 0; i < COUNT(rows); i++) { /* first those in the midst of a bucket */
             size_t k = (i * 3 + 4) % COUNT(rows);
             token_without(index[k]);
-            assert_int_equal(token_find(u.w, (const uint8_t *)rows[k].name, rows[k].n), NONE);
+            assert_int_equal(token_there(rows[k].name, rows[k].n), 0);
             for (size_t j = i + 1; j < COUNT(rows); j++) {
                 size_t left = (j * 3 + 4) % COUNT(rows);
                 uint32_t record = message_at(u.w, index[left])->token;
@@ -395,7 +405,7 @@ static void tokens_never_run_out_of_records(void **state)
         message_link(u.w, index[n], token_make(u.w, (const uint8_t *)name, strlen(name)));
     }
     assert_int_equal(exportws_send(u.w, "one more", "x", 1, EXPORTWS_TEXT), EXPORTWS_FULL);
-    for (uint32_t i = 0; i < u.w->capacity; i++) assert_int_not_equal(u.w->free_token, NONE);
+    for (uint32_t i = 0; i < u.w->capacity; i++) assert_int_not_equal(u.w->spare[0].first, NONE);
     for (uint32_t i = 0; i < n; i++) {
         snprintf(name, sizeof name, "t%u", i);
         assert_int_equal(token_find(u.w, (const uint8_t *)name, strlen(name)),

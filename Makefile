@@ -19,6 +19,8 @@ PROGRAM  = exportws
 BUILD    = build
 SAN      = 0
 SECONDS  = 60
+STEPS    = 1000000
+SEED     =
 
 # Tests take system calls over by name, which _FORTIFY_SOURCE would hide from them.
 TEST_FLAGS = -g -U_FORTIFY_SOURCE -Wno-overlength-strings
@@ -34,6 +36,7 @@ UNITS    = $(BUILD)/test_bytes $(BUILD)/test_digest $(BUILD)/test_utf8 $(BUILD)/
 CLOCKED  = $(BUILD)/test_log $(BUILD)/test_messages $(BUILD)/test_history \
 	$(BUILD)/test_trust
 FAULTS   = $(BUILD)/test_start $(BUILD)/test_clock $(BUILD)/test_resume
+MODEL    = $(BUILD)/model
 REPLAYS  = $(BUILD)/fuzz_head $(BUILD)/fuzz_frame $(BUILD)/fuzz_session
 EMBEDDED = $(BUILD)/test_api
 HOSTS    = $(BUILD)/embed $(BUILD)/worker
@@ -67,9 +70,9 @@ check: check-san-$(SAN)
 
 check-san-0: programs
 	PATH="`pwd`/build/python/bin:$$PATH" EXPORTWS="$${EXPORTWS:-./$(PROGRAM)}" BUILD="$(BUILD)" \
-		test/run $(INSIDE) $(SYSTEMS) $(SCRIPTS) $(STATICS) $(BROWSER)
+		test/run $(INSIDE) $(MODEL) $(SYSTEMS) $(SCRIPTS) $(STATICS) $(BROWSER)
 
-programs: $(PROGRAM) $(INSIDE) $(SYSTEMS) $(HOSTS) $(BUILD)/echo
+programs: $(PROGRAM) $(INSIDE) $(MODEL) $(SYSTEMS) $(HOSTS) $(BUILD)/echo
 
 binaries: programs $(BUILD)/test_faults $(REPLAYS) $(HOSTS)
 
@@ -85,6 +88,10 @@ check-san-1:
 # Every system call fails at every use, with every errno: minutes, and so apart.
 faults: $(BUILD)/test_faults
 	TIME_LIMIT=900 test/run $(BUILD)/test_faults
+
+# STEPS and SEED: 1000000, and one from the clock.
+model: $(MODEL)
+	$(MODEL) $(STEPS) $(SEED)
 
 fuzz:
 	test/fuzz.sh $(SECONDS)
@@ -135,7 +142,7 @@ $(CLOCKED):
 $(FAULTS) $(BUILD)/test_faults:
 	@$(COMPILE_TEST) $(FAULT_WRAP) -o $@ test/$(@F).c $(CMOCKA) $(LDLIBS)
 
-$(REPLAYS):
+$(REPLAYS) $(MODEL):
 	@$(COMPILE_TEST) -o $@ test/$(@F).c $(LDLIBS)
 
 $(EMBEDDED):
@@ -150,6 +157,7 @@ $(BUILD)/echo: test/echo.c $(SOURCE)
 $(UNITS) $(CLOCKED): $(SOURCE) test/test.h
 $(FAULTS) $(BUILD)/test_faults: $(SOURCE) test/faults.h test/audit.h
 $(REPLAYS): $(SOURCE) test/fuzz.h test/audit.h
+$(MODEL): $(SOURCE) test/model.c test/audit.h
 $(BUILD)/fuzz_frame: test/fuzz_frame.c
 $(BUILD)/fuzz_head: test/fuzz_head.c
 $(BUILD)/fuzz_session: test/fuzz_session.c
@@ -263,6 +271,7 @@ help:
 	@echo 'For those who change it, on Debian (make deps-all installs the tools):'
 	@echo 'make check SAN=1   the same under ASan and UBSan (clang, gcc), MSan and valgrind'
 	@echo 'make faults     every system call fails at every use: minutes'
+	@echo 'make model      the server against a small model of its messages, STEPS=1000000 (SEED=...)'
 	@echo 'make fuzz       libFuzzer and AFL++, SECONDS=60 each'
 	@echo 'make replay     the corpus of the fuzzers'
 	@echo 'make hosts      the embedding examples: a million posts, ThreadSanitizer, helgrind'
@@ -275,5 +284,5 @@ help:
 	@echo 'Set CC, CFLAGS, CPPFLAGS, LDFLAGS, LDLIBS, PREFIX and DESTDIR as you need.'
 
 .PHONY: all run test check programs binaries list-inside list-outside check-san-0 check-san-1 \
-	faults fuzz replay hosts matrix attack proxies symbols size lint cover deps deps-all bench \
+	faults model fuzz replay hosts matrix attack proxies symbols size lint cover deps deps-all bench \
 	install uninstall clean help

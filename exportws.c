@@ -4181,7 +4181,7 @@ static const char *const page_demo[] = {
     NULL,
 };
 
-#define PAGE_FIELDS "Cache-Control: no-cache\r\nX-Content-Type-Options: nosniff\r\n"
+#define PAGE_FIELDS "\r\nCache-Control: no-cache\r\nX-Content-Type-Options: nosniff"
 
 /* The hashes are those of the demo page's style and script. */
 static const struct page {
@@ -4191,10 +4191,10 @@ static const struct page {
     {"text/javascript; charset=utf-8", PAGE_FIELDS, page_client},
     {"text/html; charset=utf-8",
      PAGE_FIELDS
-     "Content-Security-Policy: default-src 'none'; connect-src 'self'; img-src data:; "
+     "\r\nContent-Security-Policy: default-src 'none'; connect-src 'self'; img-src data:; "
      "style-src 'sha256-f8hYueqN0/iLYECBEY47L4fw1bVfPks1XO9Y4jDgXSU='; "
      "script-src 'self' 'sha256-bLavzL1fC8zx+LmqDWkWzl5HMkNUqJHeEyY9OAc+6V0='; "
-     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n",
+     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
      page_demo},
 };
 

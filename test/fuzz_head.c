@@ -7,6 +7,7 @@
 #define FUZZ_NAME "head"
 #include "fuzz.h"
 
+#include <ctype.h>
 #include <strings.h>
 
 #include "../exportws.c"
@@ -48,18 +49,23 @@ static int field_byte(unsigned c)
     return c == '\t' || (c >= 0x20 && c != 0x7f);
 }
 
-/* HOST[:PORT] or [V6][:PORT]. What RFC 3986 would not have in a host but HTTP has in a token (as
- * '^') is let pass. */
+/* HOST[:PORT] or [V6][:PORT], of what RFC 3986 has in a host; what stands between brackets is not
+ * read as an address. */
 static int authority_right(struct bytes b)
 {
     const int v6 = b.n > 0 && b.p[0] == '[';
-    size_t at = 0;
-    while (at < b.n && (v6 ? at == 0 || b.p[at - 1] != ']' : b.p[at] != ':')) {
-        if (!token_byte(b.p[at]) && (b.p[at] == '\0' || !strchr(v6 ? "[:]" : "(),;=", b.p[at])))
-            return 0;
-        at++;
+    size_t at = (size_t)v6;
+    while (at < b.n && b.p[at] != (v6 ? ']' : ':')) {
+        unsigned c = b.p[at];
+        if (c == '%') {
+            if (at + 2 >= b.n || !isxdigit(b.p[at + 1]) || !isxdigit(b.p[at + 2])) return 0;
+            at += 3;
+        } else {
+            if (!isalnum((int)c) && (c == 0 || !strchr(":-._~!$&'()*+,;=", (int)c))) return 0;
+            at++;
+        }
     }
-    if (v6 && b.p[at - 1] != ']') return 0;
+    if (v6 && (at == b.n || at++ == 1)) return 0;
     if (at == b.n) return 1;
     if (b.p[at++] != ':') return 0;
     while (at < b.n && b.p[at] >= '0' && b.p[at] <= '9') at++;

@@ -4878,8 +4878,7 @@ static int loop_turn(struct exportws *w, int timeout_ms)
 {
     uint32_t count = loop_quiet(w) ? w->poll_count : w->hot;
     uint64_t due_us = w->sweep_due_us > w->now_us ? w->sweep_due_us - w->now_us : 0;
-    int sweep_ms = (int)((due_us + 999) / 1000);
-    if (w->lively && sweep_ms < SWEEP_LAZY_MS) sweep_ms = SWEEP_LAZY_MS;
+    int sweep_ms = w->lively ? SWEEP_LAZY_MS : (int)((due_us + 999) / 1000);
     if (count < w->poll_count && sweep_ms < timeout_ms) timeout_ms = sweep_ms;
     int ready = poll(w->polls, count, timeout_ms);
     w->in_turn = 1;
@@ -5244,8 +5243,7 @@ static void wake_say(const struct exportws *w, const char *byte)
 {
     if (!w) return;
     int error = errno; /* a signal handler leaves it as it was */
-    ssize_t n = write(w->wake[1], byte, 1);
-    (void)n; /* a full pipe wakes the loop, too... */
+    while (write(w->wake[1], byte, 1) < 0 && errno == EINTR) {} /* a full pipe wakes the loop, too */
     errno = error;
 }
 

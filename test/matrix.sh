@@ -241,7 +241,7 @@ build_inside() { # machine
     library=$(find "$PWD/$out/cmocka/$(architecture "$1")" -name libcmocka.so 2>/dev/null)
     [ -n "$library" ] || return
     "$make" -s $("$make" -s list-inside BUILD="$dir") BUILD="$dir" CC="$compiler" CFLAGS=-O2 \
-        CMOCKA="-I${library%/lib/*}/include -L${library%/*} -lcmocka" >"$dir/built.inside" 2>&1
+        CMOCKA="-isystem ${library%/lib/*}/include -L${library%/*} -lcmocka" >"$dir/built.inside" 2>&1
     for program in $("$make" -s list-inside BUILD="$dir"); do
         write_script "${program##*/}" "$run -L /usr/$(triplet "$1") \
             -E LD_LIBRARY_PATH=${library%/*} $PWD/$program"

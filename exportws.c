@@ -84,14 +84,11 @@ enum {
     KEEP_ALIVE_MS = 60000,  /* an idle connection at the push door */
     POLL_FEW = 16,          /* so many entries are all polled every turn */
     SWEEP_PIECE = 256,      /* entries polled at a time of those that are cold */
-    SWEEP_SHARE = 50,       /* of the time one part in so many may go into sweeps */
+    SWEEP_SHARE = 40,       /* of the time one part in so many may go into sweeps */
     SWEEP_FASTEST_US = 1000, /* the time between two pieces is at least this */
     SWEEP_SLOWEST_US = 6000, /* and at most this, whatever they cost */
     SWEEP_LAZY_MS = 10,      /* but poll() waits so long where turns make for sweeps anyway */
     SWEEP_TURNS = 128,       /* after so many turns it is time, whatever the clock says */
-    DENSE_US = 200,          /* where turns come faster than this only the live are polled, */
-    LOOK_TURNS = 16,         /* but in one of so many turns */
-    CALMEST_US = 1000000,    /* a longer time without events counts as this */
     COOL_MS = 100,          /* a session that has not spoken so long goes cold */
     ACCEPT_RETRY_MS = 1000, /* out of descriptors: when to look again if none of ours was freed */
     LINE_MAX_BYTES = 400,   /* a log line */
@@ -1195,13 +1192,12 @@ struct exportws {
     exportws_options o;
     uint64_t first_id, forgotten; /* ids: the first; the newest lost of tokens not remembered */
     uint64_t now_ms, next_id, drain_due_ms, accept_due_ms, wait_due_ms, memory_bytes;
-    uint64_t now_us, sweep_due_us, busy_us, cool_due_ms;
-    uint64_t calm_us; /* between two turns with events, on average */
+    uint64_t now_us, sweep_due_us, busy_us, calm_us, cool_due_ms; /* calm_us: between events */
     uint64_t sweep_us;       /* what the last piece cost, */
     uint32_t swept, unswept; /* of so many entries; turns since then */
     uint32_t capacity, conns_end,
         pushers_at; /* sessions [0, capacity), handshakes, pushers [pushers_at, conns_end) */
-    uint32_t poll_count, live, hot, sweep_at; /* the poll set, its parts, where the sweep goes on */
+    uint32_t poll_count, hot, sweep_at; /* the poll set, its hot part, where the sweep goes on */
     uint32_t sessions, online, handshakes, pushers, held, history;
     uint32_t free_session, free_handshake, free_pusher, free_block, free_address,
         free_inputs;
@@ -1218,7 +1214,7 @@ struct exportws {
     size_t block_bytes, input_bytes, stage_size, answers_size, answers_used, name_bytes;
     int wake[2];
     struct door doors[2];
-    uint8_t lively, turns; /* something hot was ready in the last turn; counts turns */
+    uint8_t lively; /* something hot was ready in the last turn */
     uint8_t stopping, stopped, in_turn, in_log, accept_paused, inputs_freed, posts_left;
     uint8_t knocked, crowded; /* 1 << door: somebody waits there; did in the turn before */
     uint8_t key[16];
@@ -1702,61 +1698,51 @@ static struct conn *timer_due(struct exportws *w, unsigned timer)
 
 /* ===== Poll set =====
  *
- * poll() costs as much as its set is long, so that it is not always given all. The set is slices of
- * one array: [0, hot) is polled every turn - doors, handshakes, pushers, sessions that have output
- * waiting or spoke lately - and the rest is cold, swept in small pieces, as often as a share of one
- * core allows. Of the hot, [0, live) have been ready lately; they alone are polled while turns
- * follow each other closely, but for one turn in a few. What shows that somebody is alive, and no more, leaves him cold: a
+ * poll() costs as much as its set is long, so that it is not always given all. The set is two
+ * slices of one array: [0, hot) is polled every turn - doors, handshakes, pushers, sessions that
+ * have output waiting or spoke lately - and the rest is cold, swept in small pieces, as often as a
+ * share of one core allows. What shows that somebody is alive, and no more, leaves him cold: a
  * heartbeat is nothing to hurry for, and in the order of their coming the kernel's own records of
  * sockets are found in half the time. When nothing happens for a while the whole set is polled, and
  * the server sleeps. */
 
 enum { OWNER_DOOR = 0x40000000, OWNER_WAKE = 0x40000002 };
 
-/* Puts an entry into a place, and tells its owner. */
-static void poll_put(struct exportws *w, uint32_t at, struct pollfd entry, uint32_t owner)
-{
-    w->polls[at] = entry;
-    w->owners[at] = owner;
-    if (owner < w->conns_end) w->conns[owner].at = at;
-    else if (owner != OWNER_WAKE) w->doors[owner - OWNER_DOOR].at = at;
-}
-
 static void poll_swap(struct exportws *w, uint32_t a, uint32_t b)
 {
     struct pollfd entry = w->polls[a];
     uint32_t owner = w->owners[a];
-    poll_put(w, a, w->polls[b], w->owners[b]);
-    poll_put(w, b, entry, owner);
+    w->polls[a] = w->polls[b], w->owners[a] = w->owners[b];
+    w->polls[b] = entry, w->owners[b] = owner;
+    w->conns[w->owners[a]].at = a, w->conns[owner].at = b;
 }
 
-/* Makes an entry hot, and live. Entries before it that were cold keep their order, but for the
- * first. */
+/* Makes an entry hot. Entries before it that were cold keep their order, but for the first. */
 static void poll_heat(struct exportws *w, uint32_t at)
 {
-    if (at >= w->hot) poll_swap(w, at, w->hot), at = w->hot++;
-    if (at >= w->live) poll_swap(w, at, w->live++);
-}
-
-/* Makes a hot entry one that is not live; returns where it stands. */
-static uint32_t poll_rest(struct exportws *w, uint32_t at)
-{
-    if (at >= w->live) return at;
-    poll_swap(w, at, --w->live);
-    return w->live;
+    if (at >= w->hot) poll_swap(w, at, w->hot++);
 }
 
 static void poll_cool(struct exportws *w, uint32_t at)
 {
-    poll_swap(w, poll_rest(w, at), --w->hot);
+    poll_swap(w, at, --w->hot);
 }
 
-/* Adds an entry that waits to read. */
-static void poll_add(struct exportws *w, int fd, uint32_t owner)
+/* Adds an entry that waits to read, hot; returns where it stands: doors and the wake-up pipe are
+ * the first to come and never move. */
+static uint32_t poll_add(struct exportws *w, int fd, uint32_t owner)
 {
-    struct pollfd entry = {.fd = fd, .events = POLLIN, .revents = 0};
-    poll_put(w, w->poll_count, entry, owner);
-    poll_heat(w, w->poll_count++);
+    uint32_t at = w->hot;
+    if (w->poll_count > at) {
+        w->polls[w->poll_count] = w->polls[at];
+        w->owners[w->poll_count] = w->owners[at];
+        w->conns[w->owners[at]].at = w->poll_count;
+    }
+    w->polls[at] = (struct pollfd){.fd = fd, .events = POLLIN, .revents = 0};
+    w->owners[at] = owner;
+    w->poll_count++;
+    w->hot++;
+    return at;
 }
 
 /* Takes a connection's entry out. */
@@ -4398,7 +4384,7 @@ static void conn_read(struct exportws *w, struct conn *c)
     else if (c->state == CONN_PUSH) push_feed(w, c, in);
     else session_feed(w, c, in, peek);
     conn_input_done(w, c, in, peek);
-    if (c->input > 0 || c->state != CONN_OPEN) c->flags |= CONN_SPOKE; /* more comes soon */
+    if (c->input > 0) c->flags |= CONN_SPOKE; /* the rest comes soon */
     if (c->flags & CONN_SPOKE) poll_heat(w, c->at);
 }
 
@@ -4482,7 +4468,7 @@ static struct conn *conn_start(struct exportws *w, int fd, uint32_t *list,
     memset(c, 0, sizeof *c);
     c->fd = fd;
     c->own = c->all = c->out.first = c->out.last = c->token = NONE;
-    poll_add(w, fd, index);
+    c->at = poll_add(w, fd, index);
     conn_set_address(c, from);
     timer_set(w, c, TIMER_HEAD);
     return c;
@@ -4812,12 +4798,8 @@ static int loop_serve(struct exportws *w, uint32_t from, uint32_t to, int ready)
         if (revents == 0) continue;
         w->polls[at].revents = 0;
         events++;
-        if (owner < w->conns_end) {
-            conn_event(w, &w->conns[owner], revents);
-            continue;
-        }
-        poll_heat(w, at);
-        if (owner == OWNER_WAKE) loop_woken(w);
+        if (owner < w->conns_end) conn_event(w, &w->conns[owner], revents);
+        else if (owner == OWNER_WAKE) loop_woken(w);
         else w->knocked |= 1U << (owner - OWNER_DOOR);
     }
     return events;
@@ -4843,21 +4825,19 @@ static int loop_sweep(struct exportws *w)
     return loop_serve(w, from, to, ready);
 }
 
-/* Who has not spoken since the last time is live no more, and sessions go cold unless there are few
- * of them all. */
+/* Sessions that have not spoken since the last time go cold; when there are few, all are hot. */
 static void loop_cool(struct exportws *w)
 {
-    const int few = w->poll_count <= POLL_FEW;
     w->cool_due_ms = w->now_ms + COOL_MS;
-    if (few) w->hot = w->poll_count;
+    if (w->poll_count <= POLL_FEW) {
+        w->hot = w->poll_count;
+        return;
+    }
     for (uint32_t at = w->hot; at-- > 0;) {
-        uint32_t owner = w->owners[at];
-        struct conn *c = owner < w->conns_end ? &w->conns[owner] : NULL;
-        int spoke = c && (c->flags & CONN_SPOKE);
-        if (spoke) c->flags &= (uint8_t)~CONN_SPOKE;
-        else if (owner < w->capacity && c->state == CONN_OPEN && c->queued == 0 && !few)
-            poll_cool(w, at);
-        else poll_rest(w, at);
+        if (w->owners[at] >= w->capacity) continue;
+        struct conn *c = &w->conns[w->owners[at]];
+        if (!(c->flags & CONN_SPOKE) && c->state == CONN_OPEN && c->queued == 0) poll_cool(w, at);
+        c->flags &= (uint8_t)~CONN_SPOKE;
     }
 }
 
@@ -4868,14 +4848,6 @@ static int loop_quiet(const struct exportws *w)
     uint64_t cold = w->poll_count - w->hot, silence_us = w->now_us - w->busy_us;
     if (silence_us < w->calm_us) silence_us = w->calm_us;
     return silence_us >= 2 * cold * w->sweep_us * SWEEP_SHARE / w->swept;
-}
-
-/* Takes note of a turn with events, and of the time since the one before. */
-static void loop_busy(struct exportws *w)
-{
-    uint64_t gap_us = w->now_us - w->busy_us;
-    w->calm_us = (w->calm_us * 3 + (gap_us < CALMEST_US ? gap_us : CALMEST_US)) / 4;
-    w->busy_us = w->now_us;
 }
 
 /* The rest of a turn in which `events` were served. Returns how many there were in all. */
@@ -4892,7 +4864,7 @@ static int loop_finish(struct exportws *w, int events)
     w->crowded = w->knocked;
     w->knocked = 0;
     if (w->cool_due_ms <= w->now_ms) loop_cool(w);
-    if (events > 0) loop_busy(w);
+    if (events > 0) w->calm_us = w->now_us - w->busy_us, w->busy_us = w->now_us;
     loop_drained(w);
     w->in_turn = 0;
     return events;
@@ -4904,8 +4876,7 @@ static int loop_finish(struct exportws *w, int events)
  * a deadline. */
 static int loop_turn(struct exportws *w, int timeout_ms)
 {
-    int dense = w->lively && w->calm_us < DENSE_US && ++w->turns % LOOK_TURNS > 0;
-    uint32_t count = dense ? w->live : loop_quiet(w) ? w->poll_count : w->hot;
+    uint32_t count = loop_quiet(w) ? w->poll_count : w->hot;
     uint64_t due_us = w->sweep_due_us > w->now_us ? w->sweep_due_us - w->now_us : 0;
     int sweep_ms = w->lively ? SWEEP_LAZY_MS : (int)((due_us + 999) / 1000);
     if (count < w->poll_count && sweep_ms < timeout_ms) timeout_ms = sweep_ms;
@@ -5027,7 +4998,7 @@ static int door_open(struct exportws *w, unsigned which, const char *address, st
     }
     /* Accepted sockets have it from here; a Unix socket has none, and needs none. */
     setsockopt(d->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    poll_add(w, d->fd, OWNER_DOOR + which);
+    d->at = poll_add(w, d->fd, OWNER_DOOR + which);
     return 0;
 }
 

@@ -728,7 +728,7 @@ static inline void world_settle(struct world *s)
         else if (did == 0 || vain++ > 1) idle++;
         /* one more idle turn where a call may have failed, and some where only sweeps hear
          * everybody */
-        most = s->tick_ms > 0 ? 6 : s->w->accept_paused || s->w->waiting > 0 || !whole ? 3 : 2;
+        most = s->tick_ms > 0 ? 6 : s->w->accept_paused || s->w->waiting > 0 || !whole ? 2 : 1;
         if (idle == 1 && s->w->accept_paused && s->strict) clock_pass(ACCEPT_RETRY_MS);
         if (idle == most && s->w->waiting > 0 && waited++ < 3) clock_pass(WAIT_RETRY_MS), idle = 0;
     }

@@ -448,8 +448,8 @@ static void sweeps_keep_their_share(void **state)
     static const struct {
         unsigned cost_us;
         uint32_t gap_us;
-    } paces[] = {{0, SWEEP_FASTEST_US},    {20, SWEEP_FASTEST_US},  {21, 21 * SWEEP_SHARE},
-                 {119, 119 * SWEEP_SHARE}, {120, SWEEP_SLOWEST_US}, {121, SWEEP_SLOWEST_US},
+    } paces[] = {{0, SWEEP_FASTEST_US},    {25, SWEEP_FASTEST_US},  {26, 26 * SWEEP_SHARE},
+                 {149, 149 * SWEEP_SHARE}, {150, SWEEP_SLOWEST_US}, {151, SWEEP_SLOWEST_US},
                  {1000, SWEEP_SLOWEST_US}};
     (void)state;
     begin(0);
@@ -459,8 +459,7 @@ static void sweeps_keep_their_share(void **state)
     for (int i = 0; i < 2; i++) many_say(0, many_ping, 6), world_turn(&s);
     for (size_t i = 0; i < sizeof paces / sizeof *paces; i++) {
         clock_pass(6); /* a sweep is due, but it is not quiet */
-        s.w->busy_us = faults.monotonic_us, s.w->calm_us = DENSE_US;
-        s.w->sweep_us = s.w->swept = 1000;
+        s.w->busy_us = faults.monotonic_us, s.w->sweep_us = s.w->swept = 1000;
         many_say(0, many_ping, 6);
         faults.look_us = paces[i].cost_us;
         INSIDE(exportws_step(s.w, 0));
@@ -486,7 +485,7 @@ static void sleeps_last_until_the_next_sweep(void **state)
     for (int i = 0; i < 3; i++) clock_pass(COOL_MS), world_settle(&s);
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         for (int k = 0; k < 2; k++) many_say(0, many_ping, 6), world_turn(&s);
-        s.w->sweep_us = s.w->swept = 1000, s.w->calm_us = DENSE_US; /* it is not quiet */
+        s.w->sweep_us = s.w->swept = 1000; /* it is not quiet */
         s.w->sweep_due_us = faults.monotonic_us + 3001;
         assert_int_equal(s.w->lively, 1);
         s.w->lively = rows[i].lively != 0;

@@ -2010,22 +2010,16 @@ static void message_discard(struct exportws *w, uint32_t index)
     if (record != NONE) token_release(w, record);
 }
 
-/* Whether a message is history that nobody is reading. */
-static int message_idle(const struct exportws *w, uint32_t index)
-{
-    const struct message *m = message_at(w, index);
-    return m->refs == 0 && (m->flags & MESSAGE_GOT);
-}
-
-/* Keeps only the newest of an owner's history, and what of it somebody is reading. */
+/* Keeps only the newest of an owner's history, and what of it somebody is reading. It stands before
+ * what nobody has got: sessions get a chain's messages in order. */
 static void history_trim(struct exportws *w, const struct token *owner)
 {
     uint32_t left = owner->history, next, i = owner->messages.first;
     for (; left > w->o.history; i = next) {
         const struct message *m = message_at(w, i);
         next = m->next;
-        left -= (m->flags & MESSAGE_GOT) && (m->flags & MESSAGE_AGING);
-        if (message_idle(w, i)) message_discard(w, i);
+        left -= (m->flags & MESSAGE_AGING) != 0;
+        if (m->refs == 0) message_discard(w, i);
     }
 }
 
@@ -2068,7 +2062,7 @@ static int messages_expire(struct exportws *w)
 static int history_evict(struct exportws *w)
 {
     uint32_t index = w->ages[1].first;
-    while (index != NONE && !message_idle(w, index)) index = message_at(w, index)->age_next;
+    while (index != NONE && message_at(w, index)->refs > 0) index = message_at(w, index)->age_next;
     if (index == NONE) return 0;
     message_discard(w, index);
     return 1;

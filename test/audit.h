@@ -233,6 +233,9 @@ static inline const char *audit_chain(const struct exportws *w, struct audit *a,
         if (m->prev != before || m->token != record || !(m->flags & MESSAGE_LINKED))
             return "a chain is broken";
         if (m->id <= id) return "a chain is out of order";
+        if ((m->flags & MESSAGE_GOT) && i != chain->first &&
+            !(audit_message(w, before)->flags & MESSAGE_GOT))
+            return "somebody has got a message, but nobody the one before";
         unsigned got = (m->flags & MESSAGE_GOT) != 0;
         if (record == NONE && !got) return "a broadcast that is held";
         if ((m->flags & MESSAGE_AGING) && (m->flags & MESSAGE_OVERDUE))

@@ -35,7 +35,7 @@ UNITS    = $(BUILD)/test_bytes $(BUILD)/test_digest $(BUILD)/test_utf8 $(BUILD)/
 	$(BUILD)/test_chunk $(BUILD)/test_frame $(BUILD)/test_arena $(BUILD)/test_options
 CLOCKED  = $(BUILD)/test_log $(BUILD)/test_messages $(BUILD)/test_history \
 	$(BUILD)/test_trust
-FAULTS   = $(BUILD)/test_start $(BUILD)/test_clock $(BUILD)/test_resume
+FAULTS   = $(BUILD)/test_start $(BUILD)/test_clock
 MODEL    = $(BUILD)/model
 REPLAYS  = $(BUILD)/fuzz_head $(BUILD)/fuzz_frame $(BUILD)/fuzz_session
 EMBEDDED = $(BUILD)/test_api
@@ -181,7 +181,6 @@ $(BUILD)/test_log: test/test_log.c
 $(BUILD)/test_messages: test/test_messages.c test/audit.h
 $(BUILD)/test_options: test/test_options.c
 $(BUILD)/test_reclaim: test/test_reclaim.c
-$(BUILD)/test_resume: test/test_resume.c
 $(BUILD)/test_rfc6455: test/test_rfc6455.c
 $(BUILD)/test_rfc9112: test/test_rfc9112.c
 $(BUILD)/test_start: test/test_start.c

@@ -266,7 +266,7 @@ static void check_head(const struct head *h, const struct reading *r, struct byt
 /* exportws_request_header finds what is there, in any case, and nothing else. */
 static void check_request_header(const struct head *h, const struct reading *r, struct bytes head)
 {
-    const exportws_request request = {head.p, head.p + head.n, h, "", ""};
+    const exportws_request request = {head.p, head.p + head.n, h, "", "", {0, 0}};
     char name[256], value[64];
     HOLDS(exportws_request_header(&request, "no-such-header-", NULL, 0) == 0 ||
           field_named(r, "no-such-header-").n > 0);

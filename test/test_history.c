@@ -1315,6 +1315,26 @@ static void end_in_history_closes_who_resumes(void **state)
     expect_nothing(&peers[0]);
 }
 
+static void close_at_once(void *user, exportws_id session, const char *token)
+{
+    (void)user, (void)token;
+    assert_int_equal(exportws_close(u.w, session, 3001, "not today"), 0);
+}
+
+/* Whom the end would close is closed already. */
+static void held_end_leaves_alone_who_is_closed_by_on_open(void **state)
+{
+    (void)state;
+    u.o.on_open = close_at_once;
+    restart();
+    say_end("abc", "done");
+    join(&peers[0], "abc", "");
+    script_expect_text(&peers[0], "done");
+    play(&peers[0]);
+    script_expect_close(&peers[0], 3001, "not today");
+    assert_int_equal(u.w->m->closed[EXPORTWS_BY_ENDED], 1);
+}
+
 /* Somebody says something after the end: who gets the end is closed behind it, others are not. */
 static void messages_behind_the_end_are_delivered(void **state)
 {
@@ -1435,6 +1455,7 @@ int main(void)
         TEST(end_is_for_one_token),
         TEST(held_end_closes_the_session_that_gets_it),
         TEST(end_in_history_closes_who_resumes),
+        TEST(held_end_leaves_alone_who_is_closed_by_on_open),
         TEST(messages_behind_the_end_are_delivered),
         TEST(end_without_room_for_its_close_frames),
         TEST(end_that_nobody_can_take_is_not_kept_without_hold),

@@ -32,7 +32,7 @@ END
 }
 
 build() { # goal...
-    "$make" SAN=0 BUILD="$dir" PROGRAM="$dir/exportws" CC=gcc LDFLAGS= STATICS= \
+    "$make" SAN=0 BUILD="$dir" PROGRAM="$dir/exportws" CC=gcc LDFLAGS= STATICS= BROWSER= \
         CFLAGS="--coverage -O0 -DNDEBUG" LDLIBS="-Wl,--wrap=_exit $dir/exit.o" "$@" 2>&1
 }
 

@@ -1,5 +1,5 @@
-/* fuzz_head.c - the parts that read HTTP: request heads, chunked bodies, tokens, targets, origins,
- * lists, keys
+/* fuzz_head.c - the parts that read HTTP: request heads, chunked bodies, tokens, signed ones,
+ * targets, origins, lists, keys, X-Forwarded-For
  *
  * The first byte of an input says which part reads it, the second one seeds the splits. What each
  * part says is compared with what a second reader, written here from the RFCs, says of the same
@@ -633,9 +633,88 @@ static void fuzz_base64(struct bytes in)
     if (valid) key_accept(p, accept);
 }
 
+/* Where X-Forwarded-For says that a request comes from, read another way: the last entry is
+ * [IPv6], [IPv6]:PORT, IPv6, IPv4 or IPv4:PORT. 0 and the port, or -1. */
+static int read_forwarded(struct bytes in, uint8_t ip[16], unsigned *port)
+{
+    char text[64], *end = NULL, *number = NULL;
+    while (in.n > 0 && memchr(in.p, ',', in.n)) {
+        size_t past = (size_t)((const uint8_t *)memchr(in.p, ',', in.n) - in.p) + 1;
+        if (past == in.n) break; /* an empty last one, which http_list_next does not tell of */
+        in.p += past, in.n -= past;
+    }
+    if (in.n > 0 && in.p[in.n - 1] == ',') in.n--;
+    in = trimmed(in);
+    if (in.n >= sizeof text) return -1;
+    if (in.n > 0) memcpy(text, in.p, in.n);
+    text[in.n] = '\0';
+    int six = text[0] == '[' || (strchr(text, ':') && strchr(text, ':') != strrchr(text, ':'));
+    if (text[0] == '[') end = strchr(text, ']');
+    if (text[0] == '[' && !end) return -1;
+    if (end) *end++ = '\0';
+    else if (!six) end = strchr(text, ':');
+    if (end && *end == ':') *end = '\0', number = end + 1;
+    else if (end && *end) return -1;
+    *port = 0;
+    if (number) {
+        struct bytes digits = {(const uint8_t *)number, strlen(number)};
+        if (!all_digits(digits) || saturated(digits) > 65535) return -1;
+        *port = (unsigned)saturated(digits);
+    }
+    if (six) return inet_pton(AF_INET6, text + (text[0] == '['), ip) == 1 ? 0 : -1;
+    memcpy(ip, "\0\0\0\0\0\0\0\0\0\0\xff\xff", 12);
+    return inet_pton(AF_INET, text, ip + 12) == 1 ? 0 : -1;
+}
+
+static void fuzz_forwarded(struct bytes in)
+{
+    struct conn c;
+    uint8_t ip[16] = {0};
+    unsigned port = 0;
+    if (in.n > 0 && memchr(in.p, '\0', in.n)) return; /* no head has it */
+    memset(&c, 0x5a, sizeof c);
+    client_forwarded(&c, fuzz_guard(0, in.p, in.n), in.n);
+    if (read_forwarded(in, ip, &port) < 0) {
+        memset(ip, 0x5a, sizeof ip);
+        port = 0x5a5a;
+    }
+    HOLDS(memcmp(c.address, ip, sizeof ip) == 0 && c.port == port);
+}
+
+/* No text is a signed token by chance; a name that is signed gets in, and with another bit not. */
+static void fuzz_signed(struct bytes in, uint8_t seed)
+{
+    static struct exportws w;
+    static char secret[256], token[FUZZ_MOST + 128];
+    uint8_t mac[32];
+    char base64[45] = "";
+    struct bytes key = bytes_take(&in, seed);
+    if (key.n > 0) memcpy(secret, key.p, key.n);
+    secret[key.n] = '\0';
+    w.o.client_secret = secret;
+    w.o.max_token_bytes = 64;
+    if (in.n == 0 || memchr(in.p, '\0', in.n)) return; /* no token is, or has it */
+    memcpy(token, in.p, in.n);
+    token[in.n] = '\0';
+    int status = token_unsign(&w, (char *)fuzz_guard(0, (uint8_t *)token, in.n + 1)).status;
+    HOLDS(status == 403 || status == 414 || status == 404);
+    if (strcspn(secret, "\r\n") == 0 || in.n > 64) return;
+    int n = snprintf(token, sizeof token, "%.*s.9999999999", (int)in.n, (const char *)in.p);
+    hmac_sha256((uint8_t *)secret, strcspn(secret, "\r\n"), (uint8_t *)token, (size_t)n, mac);
+    base64_encode(mac, sizeof mac, base64);
+    for (char *p = base64; *p; p++) *p = *p == '+' ? '-' : *p == '/' ? '_' : *p;
+    n += snprintf(token + n, sizeof token - (size_t)n, ".%.43s", base64);
+    char *copy = (char *)fuzz_guard(0, (uint8_t *)token, (size_t)n + 1);
+    HOLDS(token_unsign(&w, copy).status == 0);
+    HOLDS(strlen(copy) == in.n && memcmp(copy, in.p, in.n) == 0);
+    token[seed % (unsigned)n] ^= 1;
+    copy = (char *)fuzz_guard(0, (uint8_t *)token, (size_t)n + 1);
+    HOLDS(token_unsign(&w, copy).status != 0);
+}
+
 static void fuzz_one(const uint8_t *p, size_t n)
 {
-    static const char parts[] = "hcmtolk";
+    static const char parts[] = "hcmtolkfs";
     struct bytes in = {p, n};
     uint8_t part = bytes_next(&in), seed = bytes_next(&in);
     if (n < 2) return;
@@ -647,6 +726,8 @@ static void fuzz_one(const uint8_t *p, size_t n)
     case 't': fuzz_token(in, seed); return;
     case 'o': fuzz_origin(in, seed); return;
     case 'l': fuzz_lists(in, seed); return;
+    case 'f': fuzz_forwarded(in); return;
+    case 's': fuzz_signed(in, seed); return;
     default: fuzz_base64(in); return;
     }
 }

@@ -3899,7 +3899,8 @@ static void push_feed(struct exportws *w, struct conn *c, struct input *in)
 
 #ifndef EXPORTWS_NO_PAGES
 
-/* Each in pieces: a compiler need not take a string of more than 4095 characters. */
+/* Each in pieces: a compiler need not take a string of more than 4095 characters. No ?? in them: it
+ * may begin a trigraph. */
 static const char *const page_client[] = {
     "// exportws: opens a WebSocket, keeps it open, and hands over each message once.\n"
     "//   const client = new ExportWS('/app/ws/export-task/TOKEN', {onmessage, onstate});\n"
@@ -3911,8 +3912,9 @@ static const char *const page_client[] = {
     "//   client.close()\n"
     "globalThis.ExportWS = class ExportWS {\n"
     "  constructor(url, {onmessage, onstate, heartbeat = 'HEART-BEAT'} = {}) {\n"
-    "    Object.assign(this, {onmessage, onstate, heartbeat, last: '', tries: 0});\n"
+    "    Object.assign(this, {onmessage, onstate, heartbeat, tries: 0});\n"
     "    this.url = new URL(url, globalThis.location?.href);\n"
+    "    this.last = this.url.searchParams.get('last');\n"
     "    this.url.protocol = this.url.protocol.replace('http', 'ws');\n"
     "    this.url.hash = '';\n"
     "    this.wake = () => this.state === 'waiting' && this.connect();\n"
@@ -3938,6 +3940,7 @@ static const char *const page_client[] = {
     "    ws.onopen = () => {\n"
     "      opened = Date.now();\n"
     "      this.heard = this.answers = false;\n"
+    "      this.last ||= '0'; // from now on nothing may be missed\n"
     "      this.timer = setInterval(() => this.beat(), 20000);\n"
     "      this.enter('open');\n"
     "    };\n"

@@ -414,6 +414,19 @@ def page_misses_nothing_that_a_broken_line_swallowed(chromium):
 
 
 @test
+def page_misses_nothing_before_its_first_message(chromium):
+    with Server("--demo") as server, Wire(server.clients) as wire, \
+            Page(chromium, "http://%s/#t" % wire.name, complaints=LOST) as page:
+        page.wait_text("#state", "Connected")
+        wire.losing = True
+        server.send("t", "1")
+        wire.cut()
+        wire.losing = False
+        page.wait_messages("1")
+        page.run("client.close()")
+
+
+@test
 def page_says_when_something_is_gone(chromium):
     with Server("--demo", "--history", "1") as server, Wire(server.clients) as wire, \
             Page(chromium, "http://%s/#t" % wire.name, complaints=LOST) as page:

@@ -1,5 +1,6 @@
 #!/bin/sh
-# How small it is: a table, and a failure past the figures that README promises.
+# How small it is: a table, and a failure past the figures that README promises. What README shows of
+# --memory, on a 64-bit machine, is compared to the byte.
 #
 #   test/size.sh           the table; each line says "over" where it is
 #
@@ -97,4 +98,19 @@ else
     echo 'static binary with musl: skipped, no musl-gcc here'
     if [ "${CI:-}" = true ]; then failed=1; fi
 fi
+
+# README's "$ ./exportws --memory ...", each with the line that follows it.
+$cc -std=c99 -O1 -o "$tmp/exportws" exportws.c || exit 1
+awk '/^ *[$] [.]\/exportws --memory/ { on = 1; line = "" }
+     on == 2 { print $1 line; on = 0 }
+     on { more = sub(/\\$/, ""); sub(/^ *[$] [.]\/exportws/, ""); line = line " " $0; on = 2 - more }
+    ' README >"$tmp/readme"
+[ -s "$tmp/readme" ] || { echo 'README shows no --memory'; failed=1; }
+while read -r want options; do
+    # shellcheck disable=SC2086  # words, and meant to be
+    got=$("$tmp/exportws" $options)
+    [ "$got" = "$want" ] && continue
+    echo "README says $want for" $options": it is $got"
+    failed=1
+done <"$tmp/readme"
 exit "$failed"

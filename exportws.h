@@ -222,13 +222,14 @@ void exportws_end(exportws *w);
  * EXPORTWS_BAD. */
 int exportws_send(exportws *w, const char *token, const void *data, size_t size, int kind);
 
-/* The same to every open session. Returns how many, 0 or more: it is never held. EXPORTWS_TOO_BIG,
- * EXPORTWS_NOT_UTF8, EXPORTWS_GONE or EXPORTWS_BAD, as above. */
+/* The same to every open session, without EXPORTWS_END. Returns how many, 0 or more: it is never
+ * held. EXPORTWS_TOO_BIG, EXPORTWS_NOT_UTF8, EXPORTWS_GONE or EXPORTWS_BAD, as above. */
 int exportws_broadcast(exportws *w, const void *data, size_t size, int kind);
 
-/* The same to one session. Returns 1; EXPORTWS_GONE when the session has ended; EXPORTWS_FULL when
- * it has `queue` messages waiting or the buffer has no room: it reads too slowly, try again later,
- * or close it; EXPORTWS_TOO_BIG, EXPORTWS_NOT_UTF8 or EXPORTWS_BAD, as above. */
+/* The same to one session, without EXPORTWS_END. Returns 1; EXPORTWS_GONE when the session has
+ * ended; EXPORTWS_FULL when it has `queue` messages waiting or the buffer has no room: it reads too
+ * slowly, try again later, or close it; EXPORTWS_TOO_BIG, EXPORTWS_NOT_UTF8 or EXPORTWS_BAD, as
+ * above. */
 int exportws_reply(exportws *w, exportws_id session, const void *data, size_t size, int kind);
 
 /* Closes one session, after what waits for it: code as an RFC 6455 endpoint may send it (1000-1003,

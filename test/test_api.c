@@ -865,6 +865,8 @@ static const struct bad_send {
     {"no data", "t", NULL, 1, EXPORTWS_TEXT, EXPORTWS_BAD, 0},
     {"kind 0", "t", "x", 1, 0, EXPORTWS_BAD, 0},
     {"kind 3", "t", "x", 1, 3, EXPORTWS_BAD, 0},
+    {"the end of nothing", "t", "x", 1, EXPORTWS_END, EXPORTWS_BAD, 0},
+    {"all kinds at once", "t", "x", 1, 7, EXPORTWS_BAD, 0},
     {"kind of a close frame", "t", "x", 1, 8, EXPORTWS_BAD, 0},
     {"kind -1", "t", "x", 1, -1, EXPORTWS_BAD, 0},
     {"too big", "t", "12345678901234567890123456789012345", 33, EXPORTWS_TEXT, EXPORTWS_TOO_BIG, 0},

@@ -1354,6 +1354,27 @@ static void messages_behind_the_end_are_delivered(void **state)
     expect_end(&peers[0]);
 }
 
+/* What nobody has got is new to everybody, whatever they say that they have seen. */
+static void held_messages_come_wherever_a_client_resumes(void **state)
+{
+    (void)state;
+    uint64_t all = say(NULL, "all"), first = say("abc", "1"), second = say("abc", "2");
+    resume(&peers[0], "abc", second);
+    expect(&peers[0], first, "1"), expect(&peers[0], second, "2");
+    expect_nothing(&peers[0]);
+    leave(&peers[0]);
+    join(&peers[0], "abc", "");
+    expect_nothing(&peers[0]);
+    leave(&peers[0]);
+    resume(&peers[0], "abc", first);
+    expect(&peers[0], second, "2");
+    expect_nothing(&peers[0]);
+    leave(&peers[0]);
+    resume(&peers[0], "abc", all - 1);
+    expect(&peers[0], all, "all"), expect(&peers[0], first, "1"), expect(&peers[0], second, "2");
+    expect_nothing(&peers[0]);
+}
+
 /* The end fits into the buffer, the close frames behind it don't. */
 static void end_without_room_for_its_close_frames(void **state)
 {
@@ -1457,6 +1478,7 @@ int main(void)
         TEST(end_in_history_closes_who_resumes),
         TEST(held_end_leaves_alone_who_is_closed_by_on_open),
         TEST(messages_behind_the_end_are_delivered),
+        TEST(held_messages_come_wherever_a_client_resumes),
         TEST(end_without_room_for_its_close_frames),
         TEST(end_that_nobody_can_take_is_not_kept_without_hold),
         TEST(end_for_an_absent_token_is_held_or_refused),

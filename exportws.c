@@ -606,12 +606,13 @@ static size_t host_size(const uint8_t *p, size_t n)
 /* Whether p[0..n) is HOST[:PORT] or [V6][:PORT] (RFC 3986, 3.2.2); the host may be empty. */
 static int host_valid(const uint8_t *p, size_t n)
 {
-    size_t size = host_size(p, n), i = size, v6 = n > 0 && *p == '[', digits = 0;
-    if (v6 && (size < 3 || p[size - 1] != ']')) return 0;
-    for (size_t at = size - v6; at-- > v6;) {
-        if (p[at] == '%' ? digits < 2 : !ascii_span(http_hosts, p + at, 1)) return 0;
-        digits = hex_value(p[at]) < 0 ? 0 : digits + 1; /* what a % must have behind it */
+    size_t size = host_size(p, n), i = n > 0 && *p == '[';
+    if (i > 0 && (size < 3 || p[--size] != ']')) return 0;
+    while ((i += ascii_span(http_hosts, p + i, size - i)) < size) {
+        if (p[i] != '%' || size - i < 3 || hex_value(p[i + 1]) < 0 || hex_value(p[i + 2]) < 0) return 0;
+        i += 3;
     }
+    i += n > 0 && *p == '[';
     if (i < n && p[i++] != ':') return 0;
     while (i < n && ascii_digit(p[i])) i++;
     return i == n;
@@ -2627,6 +2628,7 @@ struct pushed {
     const uint8_t *name; /* of its token; NULL: to all */
     size_t name_size;
     uint32_t index; /* where it is kept, or NONE */
+    uint32_t record; /* 1 + that of its token, or 0: not looked up */
     uint8_t end;    /* the token's last: its sessions end */
     uint8_t linked, got;
     uint64_t id;
@@ -2634,6 +2636,16 @@ struct pushed {
     size_t frame_size;
     uint8_t framed; /* 1, with an id 2; 0: not yet */
 };
+
+/* The record that the message is kept with. That of a token which has lost its last session meanwhile
+ * is asked for again. */
+static uint32_t pushed_record(struct exportws *w, struct pushed *p)
+{
+    if (!p->name) return NONE;
+    if (p->record == 0 || w->tokens[p->record - 1].first_session == REMEMBERED)
+        p->record = 1 + token_make(w, p->name, p->name_size);
+    return p->record - 1;
+}
 
 /* Keeps the message for those who can't take it now. 0, or -1 when there is no room. */
 static int pushed_keep(struct exportws *w, struct pushed *p)
@@ -2651,7 +2663,7 @@ static int pushed_keep(struct exportws *w, struct pushed *p)
     if (blocks_room(w, w->reserve - 1) < 0) return -1; /* a draft that the reserve is needed for */
     message_at(w, p->index)->flags = p->end ? MESSAGE_END : 0;
     message_at(w, p->index)->id = p->id;
-    message_link(w, p->index, p->name ? token_make(w, p->name, p->name_size) : NONE);
+    message_link(w, p->index, pushed_record(w, p));
     p->linked = 1;
     return 0;
 }
@@ -2706,6 +2718,7 @@ static int pushed_to_token(struct exportws *w, struct pushed *p)
     uint32_t record = token_find(w, p->name, p->name_size);
     int reached = 0;
     if (record == NONE) return 0;
+    p->record = 1 + record;
     uint32_t index = w->tokens[record].first_session;
     for (uint32_t left = w->tokens[record].sessions; left > 0; left--) {
         struct conn *c = &w->conns[index];
@@ -2743,7 +2756,7 @@ static int pushed_settle(struct exportws *w, struct pushed *p, int reached)
     if (!p->name) {
         w->all->lost = p->id;
     } else if (reached > 0) {
-        uint32_t record = token_make(w, p->name, p->name_size);
+        uint32_t record = pushed_record(w, p);
         w->tokens[record].lost = p->id;
         token_release(w, record);
     }
@@ -3824,7 +3837,7 @@ static void push_request(struct exportws *w, struct conn *c, struct input *in, c
     q->head_only = h->verb == VERB_HEAD;
     q->close = (h->flags & HEAD_CLOSE) || h->minor == 0 || body; /* push_post knows better */
     target_split(p, h, &path, &query);
-    q->end = query_find(query, "end", &end) != NULL;
+    q->end = *query && query_find(query, "end", &end);
     while (page < 3 && strcmp(path, known[page].path) != 0) page++;
     if (page != 0 && !push_allowed(w, h, p)) {
         push_refuse(w, c, 401, "", "Authorization: Bearer SECRET is needed");

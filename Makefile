@@ -3,7 +3,7 @@
 .SUFFIXES:
 
 CC       = cc
-CFLAGS   = -O1
+CFLAGS   = -Os -fno-asynchronous-unwind-tables
 CPPFLAGS =
 LDFLAGS  =
 LDLIBS   =

@@ -495,7 +495,8 @@ static void sleeps_last_until_the_next_sweep(void **state)
     many_end();
 }
 
-/* Only what is quiet goes cold: not one that closes, not one that has something waiting. */
+/* Only what is quiet goes cold: not one that closes, not one that has something waiting, nor, for a
+ * while, one that has said something. */
 static void cold_is_only_who_is_quiet(void **state)
 {
     (void)state;
@@ -509,6 +510,16 @@ static void cold_is_only_who_is_quiet(void **state)
     assert_true(s.w->hot < POLL_FEW);
     assert_true(s.w->conns[0].at < s.w->hot);
     assert_true(s.w->conns[1].at < s.w->hot);
+    assert_true(s.w->conns[2].at >= s.w->hot);
+    many_say(2, "\x81\x82\0\0\0\0hi", 8);
+    s.tick_ms = 1;
+    for (int turn = 0; turn < 20 && s.messages == 0; turn++) world_turn(&s);
+    assert_int_equal(s.messages, 1);
+    for (int i = 0; i < 2; i++) {
+        s.w->cool_due_ms = 0;
+        world_turn(&s);
+        assert_int_equal(s.w->conns[2].at < s.w->hot, i == 0);
+    }
     many_end();
 }
 

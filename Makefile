@@ -20,6 +20,7 @@ BUILD    = build
 SAN      = 0
 SECONDS  = 60
 STEPS    = 1000000
+MESSAGES = 50000
 SEED     =
 
 # Tests take system calls over by name, which _FORTIFY_SOURCE would hide from them.
@@ -42,6 +43,7 @@ EMBEDDED = $(BUILD)/test_api
 HOSTS    = $(BUILD)/embed $(BUILD)/worker
 SYSTEMS  = $(BUILD)/test_java $(BUILD)/test_reclaim $(BUILD)/test_doors $(BUILD)/test_rfc6455 \
 	$(BUILD)/test_rfc9112
+CHAOS    = $(BUILD)/chaos
 SCRIPTS  = test/options.py test/signed.py test/curl.sh test/websockets.py test/export.sh \
 	test/service.py test/hosts.sh
 STATICS  = test/test_header.sh test/symbols.sh test/install.sh
@@ -70,9 +72,9 @@ check: check-san-$(SAN)
 
 check-san-0: programs
 	PATH="`pwd`/build/python/bin:$$PATH" EXPORTWS="$${EXPORTWS:-./$(PROGRAM)}" BUILD="$(BUILD)" \
-		test/run $(INSIDE) $(MODEL) $(SYSTEMS) $(SCRIPTS) $(STATICS) $(BROWSER)
+		test/run $(INSIDE) $(MODEL) $(SYSTEMS) $(CHAOS) $(SCRIPTS) $(STATICS) $(BROWSER)
 
-programs: $(PROGRAM) $(INSIDE) $(MODEL) $(SYSTEMS) $(HOSTS) $(BUILD)/echo
+programs: $(PROGRAM) $(INSIDE) $(MODEL) $(SYSTEMS) $(CHAOS) $(HOSTS) $(BUILD)/echo
 
 binaries: programs $(BUILD)/test_faults $(REPLAYS) $(HOSTS)
 
@@ -92,6 +94,10 @@ faults: $(BUILD)/test_faults
 # STEPS and SEED: 1000000, and one from the clock.
 model: $(MODEL)
 	$(MODEL) $(STEPS) $(SEED)
+
+# 200 clients and a proxy that cuts them, MESSAGES=50000 twice: minutes.
+chaos: $(PROGRAM) $(CHAOS)
+	EXPORTWS=./$(PROGRAM) TIME_LIMIT=1200 test/run "$(CHAOS) $(MESSAGES) $(SEED)"
 
 fuzz:
 	test/fuzz.sh $(SECONDS)
@@ -133,7 +139,7 @@ deps-all:
 bench: $(PROGRAM) $(BUILD)/bench
 	$(BUILD)/bench --bars first $(BENCH)
 
-$(UNITS) $(SYSTEMS):
+$(UNITS) $(SYSTEMS) $(CHAOS):
 	@$(COMPILE_TEST) -o $@ test/$(@F).c $(CMOCKA) $(LDLIBS)
 
 $(CLOCKED):
@@ -164,7 +170,8 @@ $(BUILD)/fuzz_session: test/fuzz_session.c
 $(EMBEDDED) $(HOSTS): $(SOURCE)
 $(BUILD)/embed: test/embed.c
 $(BUILD)/worker: test/worker.c
-$(SYSTEMS): test/server.h
+$(SYSTEMS) $(CHAOS): test/server.h
+$(BUILD)/chaos: test/chaos.c
 $(BUILD)/test_api: test/test_api.c
 $(BUILD)/test_arena: test/test_arena.c
 $(BUILD)/test_bytes: test/test_bytes.c
@@ -271,6 +278,7 @@ help:
 	@echo 'make check SAN=1   the same under ASan and UBSan (clang, gcc), MSan and valgrind'
 	@echo 'make faults     every system call fails at every use: minutes'
 	@echo 'make model      the server against a small model of its messages, STEPS=1000000 (SEED=...)'
+	@echo 'make chaos      200 clients whose connections are cut, MESSAGES=50000 (SEED=...): minutes'
 	@echo 'make fuzz       libFuzzer and AFL++, SECONDS=60 each'
 	@echo 'make replay     the corpus of the fuzzers'
 	@echo 'make hosts      the embedding examples: a million posts, ThreadSanitizer, helgrind'
@@ -283,5 +291,5 @@ help:
 	@echo 'Set CC, CFLAGS, CPPFLAGS, LDFLAGS, LDLIBS, PREFIX and DESTDIR as you need.'
 
 .PHONY: all run test check programs binaries list-inside list-outside check-san-0 check-san-1 \
-	faults model fuzz replay hosts matrix attack proxies symbols size lint cover deps deps-all bench \
-	install uninstall clean help
+	faults model chaos fuzz replay hosts matrix attack proxies symbols size lint cover deps deps-all \
+	bench install uninstall clean help

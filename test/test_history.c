@@ -305,8 +305,8 @@ static void every_answer_to_a_post_has_the_id(void **state)
             "POST /app/ws/export-task/abc HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\none",
             "POST /app/ws/export-task/ HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\none",
             "POST /app/ws/export-task/abc HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\no",
-            "POST /app/ws/export-task/abc HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
-            "1\r\no\r\n2\r\nne\r\n0\r\n\r\n"};
+            ("POST /app/ws/export-task/abc HTTP/1.1\r\nHost: h\r\n"
+             "Transfer-Encoding: chunked\r\n\r\n1\r\no\r\n2\r\nne\r\n0\r\n\r\n")};
         const char *answer = ask(heads[way], way == 2 ? "ne" : "");
         uint64_t id = exportws_last_id(u.w);
         snprintf(want, sizeof want, "{\"delivered\":1,\"id\":%llu}\n", (unsigned long long)id);

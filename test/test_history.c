@@ -667,7 +667,7 @@ static void history_make(const char *token, int n, uint64_t *ids)
 static void expect_resume(const char *token, uint64_t last, int gap, const uint64_t *ids, int i,
                           int n)
 {
-    char text[8];
+    char text[12];
     resume(&peers[0], token, last);
     if (gap) expect_gap(&peers[0]);
     for (; i < n; i++) {

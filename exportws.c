@@ -4868,7 +4868,7 @@ static int loop_finish(struct exportws *w, int events)
     loop_bury(w);
     for (unsigned i = 0; w->knocked >> i > 0; i++) {
         if (!(w->knocked & 1U << i)) continue;
-        door_accept(w, i, w->crowded & 1U << i);
+        door_accept(w, i, w->crowded >> i & 1);
         loop_bury(w);
     }
     w->crowded = w->knocked;

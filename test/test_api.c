@@ -2043,6 +2043,47 @@ static void step_waits_no_longer_than_told(void **state)
     host_end(&h);
 }
 
+static void nothing(int number)
+{
+    (void)number;
+}
+
+/* A session speaks without a pause and leaves, then somebody knocks, while nothing at all is due:
+ * were turns that follow each other closely of a part of the poll set, this one would not end. */
+static void step_without_a_deadline_misses_nobody(void **state)
+{
+    const int seconds = 10 * test_slow();
+    struct sigaction act, before;
+    struct host h;
+    (void)state;
+    memset(&act, 0, sizeof act);
+    act.sa_handler = nothing;
+    sigaction(SIGALRM, &act, &before);
+    host_defaults(&h);
+    h.o.log_level = EXPORTWS_LOG_ERROR;
+    host_start(&h);
+    for (int round = 0; round < 5; round++) {
+        long long start = now_ms();
+        client_join(&h, &clients[0], "t");
+        while (now_ms() < start + 250) {
+            client_say(&clients[0], 1, LITERAL("x"));
+            exportws_step(h.w, -1);
+        }
+        client_close(&clients[0]);
+        while (exportws_sessions(h.w) > 0) exportws_step(h.w, -1);
+        clients[0].fd = dial(h.address, 0);
+        start = now_ms();
+        alarm((unsigned)seconds);
+        assert_true(exportws_step(h.w, -1) >= 0);
+        client_close(&clients[0]);
+        exportws_step(h.w, -1);
+        alarm(0);
+        assert_in_range(now_ms() - start, 0, seconds * 1000 - 100);
+    }
+    sigaction(SIGALRM, &before, NULL);
+    host_end(&h);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -2099,6 +2140,7 @@ int main(void)
         cmocka_unit_test(server_may_be_turned_in_a_callback_of_another),
         cmocka_unit_test(error_has_words),
         cmocka_unit_test(step_waits_no_longer_than_told),
+        cmocka_unit_test(step_without_a_deadline_misses_nobody),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4264,7 +4264,7 @@ static size_t page_stage(struct exportws *w, const struct conn *c)
     struct response r = {200, page->type, page->fields, "", t.text.n, 1, 1};
     response_write(&head, &r);
     t = (struct rest){{(char *)w->stage, 0, w->stage_size}, c->sent};
-    rest_bytes(&t, bytes, head.n);
+    rest_bytes(&t, bytes, smaller(head.n, sizeof bytes));
     page_add(w, page, &t);
     return smaller(t.text.n, w->stage_size);
 }

@@ -10,7 +10,8 @@
  *   'p'  the bytes of one pusher: delivered whole, then in pieces; the answers must be the same.
  *
  * What the server sends goes through a strict reader. A ledger, fed by the server's log, knows what
- * each session must get: everything, in order, once. After every step the server's books are
+ * each session must get: everything, in order, once - and where it left off, when it says so, or
+ * that something is missing when that is true. After every step the server's books are
  * recounted (audit.h); in the end everything must be free again. */
 #define FUZZ_NAME "session"
 #include "fuzz.h"
@@ -53,7 +54,7 @@ struct descriptor {
 
 /* A message that a peer is to get, or has got. */
 struct item {
-    uint64_t hash;
+    uint64_t id, hash; /* id: 0 when it comes without */
     uint32_t size;
     int entry; /* in the ledger, or -1 */
     uint8_t opcode, maybe;
@@ -70,7 +71,7 @@ enum reading { READ_HEAD, READ_BODY, READ_FRAMES, READ_OVER, READ_ANY };
 struct reader {
     size_t used;
     uint64_t body; /* still to come */
-    uint8_t phase, ends, upgraded, closed, reason;
+    uint8_t phase, ends, upgraded, ids, closed, reason;
     unsigned code, answers, pongs;
     uint8_t data[READER];
 };
@@ -455,6 +456,9 @@ static void check_upgraded(struct peer *p, const char *head)
     HOLDS(response_has(head, "Upgrade: websocket") && response_has(head, "Connection: Upgrade"));
     response_field(head, "Content-Length", &count);
     HOLDS(count == 0);
+    const char *protocol = response_field(head, "Sec-WebSocket-Protocol", &count);
+    HOLDS(!protocol || (count == 1 && strncmp(protocol, "exportws.v1\r", 12) == 0));
+    p->reader.ids = protocol != NULL;
     p->reader.upgraded = 1;
     p->reader.phase = READ_FRAMES;
 }
@@ -528,6 +532,14 @@ static void check_close(struct peer *p, const uint8_t *payload, size_t n)
     r->closed = 1;
 }
 
+/* The length of the id and the newline that a message starts with; 0: it has none. */
+static size_t message_line(const uint8_t *p, size_t n)
+{
+    size_t digits = 0;
+    while (digits < n && digits < 20 && p[digits] >= '0' && p[digits] <= '9') digits++;
+    return digits > 0 && digits < n && p[digits] == '\n' ? digits + 1 : 0;
+}
+
 /* Takes a frame off what has come: its size, or 0. */
 static size_t reader_frame(struct peer *p)
 {
@@ -545,7 +557,7 @@ static size_t reader_frame(struct peer *p)
     if (head > 2) size = 0;
     for (size_t i = 2; i < head; i++) size = size << 8 | d[i];
     HOLDS(head == (size < 126 ? 2 : size < 65536 ? 4 : 10));
-    HOLDS(size <= larger(run.o.max_push_bytes, 125));
+    HOLDS(size <= larger(run.o.max_push_bytes, 125) + (r->ids ? 21 : 0));
     if (r->used - head < size) return 0;
     d += head;
     if (opcode == 8) check_close(p, d, size);
@@ -555,8 +567,10 @@ static size_t reader_frame(struct peer *p)
     if (opcode > 2) return head + size;
     HOLDS(opcode == 2 || utf8_valid(d, size));
     HOLDS(p->got.n < DUE);
+    size_t line = r->ids ? message_line(d, size) : 0;
     p->got.at[(p->got.first + p->got.n++) % DUE] = (struct item){
-        hash_bytes(d, size), (uint32_t)size, -1, (uint8_t)opcode, 0};
+        line > 0 ? strtoull((const char *)d, NULL, 10) : 0, hash_bytes(d + line, size - line),
+        (uint32_t)(size - line), -1, (uint8_t)opcode, 0};
     return head + size;
 }
 
@@ -593,7 +607,7 @@ static void item_add(struct peer *p, struct item item)
 
 static int item_is(const struct item *a, const struct item *b)
 {
-    return a->hash == b->hash && a->size == b->size && a->opcode == b->opcode;
+    return a->id == b->id && a->hash == b->hash && a->size == b->size && a->opcode == b->opcode;
 }
 
 static int item_is_heartbeat(const struct item *a)
@@ -625,7 +639,7 @@ static void peer_got(struct peer *p, const struct item *due)
 static void peer_match(struct peer *p)
 {
     while (p->got.n > 0 && !run.untracked) {
-        struct item got = items_first(&p->got), due = {0, 0, -1, 0, 1};
+        struct item got = items_first(&p->got), due = {0, 0, 0, -1, 0, 1};
         while (p->due.n > 0 && due.maybe && !item_is(&got, &due)) {
             due = p->due.at[p->due.first % DUE];
             if (due.maybe || item_is(&got, &due)) items_first(&p->due);
@@ -676,45 +690,140 @@ static int entry_add(uint64_t id, struct item item, const char *token)
     return e->item.entry = (int)run.entry_count++;
 }
 
-/* A message was accepted, for a token or (NULL) for all: every open session is to get it. Returns
- * how many those are. */
-static unsigned ledger_push(uint64_t id, const char *token, const uint8_t *data, size_t n,
-                            unsigned kind)
+static void ledger_owe(const struct conn *c, struct item item)
 {
-    struct item item = {hash_bytes(data, n), (uint32_t)n, -1, (uint8_t)kind, 0};
+    if (!c->ids) item.id = 0;
+    item_add(net_peer(c->fd), item);
+}
+
+/* A token's last message has ended its sessions, the last that have left: all of them got it. */
+static unsigned ledger_ended(struct item item, unsigned count)
+{
+    const struct exportws *w = run.w;
+    unsigned left = 0, ended = 0;
+    for (uint32_t i = w->left_first; i != NONE; i = w->conns[i].next) left++;
+    for (uint32_t i = w->left_first; i != NONE; i = w->conns[i].next) {
+        if (left-- > count) continue;
+        HOLDS(w->conns[i].reason == EXPORTWS_BY_ENDED && w->conns[i].code == 1000);
+        ledger_owe(&w->conns[i], item);
+        ended++;
+    }
+    return ended;
+}
+
+/* A message was accepted, for a token or (NULL) for all: every open session is to get it, or those
+ * whose last it was. Returns how many those are. */
+static unsigned ledger_push(uint64_t id, const char *token, const uint8_t *data, size_t n,
+                            unsigned kind, unsigned delivered)
+{
+    struct item item = {id, hash_bytes(data, n), (uint32_t)n, -1, (uint8_t)kind, 0};
     unsigned count = 0;
-    if (token) item.entry = entry_add(id, item, token);
+    item.entry = entry_add(id, item, token ? token : "");
+    if (!token && item.entry >= 0) run.entries[item.entry].state = ENTRY_GOT; /* history at once */
     for (uint32_t i = 0; i < run.w->capacity; i++) {
         const struct conn *c = &run.w->conns[i];
         char shown[ENTRY_TOKEN];
         if (c->state != CONN_OPEN) continue;
         token_shown((const uint8_t *)conn_name(run.w, c), c->name_size, shown);
         if (token && strcmp(shown, token) != 0) continue;
-        item_add(net_peer(c->fd), item);
+        ledger_owe(c, item);
         count++;
     }
-    return count;
+    return token && count == 0 ? ledger_ended(item, delivered) : count;
 }
 
-/* The session that is new: it is to get what nobody has got. */
+/* The message in a chain that has an id, or NULL. */
+static const struct message *chain_find(uint32_t index, uint64_t id)
+{
+    while (index != NONE && message_at(run.w, index)->id != id)
+        index = message_at(run.w, index)->next;
+    return index == NONE ? NULL : message_at(run.w, index);
+}
+
+/* The message with an id where a newcomer could get it, or NULL. */
+static const struct message *message_chained(uint64_t id)
+{
+    const struct exportws *w = run.w;
+    const struct message *found = chain_find(w->all->messages.first, id);
+    for (uint32_t bucket = 0; bucket <= w->bucket_mask; bucket++)
+        for (uint32_t t = w->buckets[bucket]; t != NONE && !found; t = w->tokens[t].next)
+            if (w->tokens[t].first_session != REMEMBERED)
+                found = chain_find(w->tokens[t].messages.first, id);
+    return found;
+}
+
+/* The message with an id where the server keeps it, or NULL. */
+static const struct message *message_kept(uint64_t id)
+{
+    const struct message *found = message_chained(id);
+    return found ? found : chain_find(run.w->expired, id); /* the log will tell */
+}
+
+/* Where a client's request wants to go on: 1 and the id, or 0. The server has accepted it. */
+static int peer_last(const struct peer *p, uint64_t *last)
+{
+    size_t at = 0, n = p->n;
+    while (at < n && p->inbox[at] != '?' && (p->inbox[at] != '\r' || at < 4)) at++;
+    if (at == n || p->inbox[at] != '?') return 0;
+    for (at++; at < n && p->inbox[at] != ' '; at++) {
+        size_t size = 0;
+        while (at + size < n && !strchr("& ", p->inbox[at + size])) size++;
+        if (size > 5 && memcmp(p->inbox + at, "last=", 5) == 0)
+            return decimal_parse(p->inbox + at + 5, size - 5, last) == 0;
+        at += size;
+        if (at < n && p->inbox[at] == ' ') return 0;
+    }
+    return 0;
+}
+
+static int peer_has(const struct peer *p, uint64_t id)
+{
+    for (unsigned i = 0; i < p->got.n; i++)
+        if (p->got.at[(p->got.first + i) % DUE].id == id) return 1;
+    return 0;
+}
+
+/* The text that says that something is missing, if so. *last becomes where it goes on from. */
+static void ledger_gap(struct peer *p, const struct conn *c, const char *token, uint64_t *last)
+{
+    struct item gap = {0, hash_bytes((const uint8_t *)"gap", 3), 3, -1, OP_TEXT, 0};
+    int missing = *last >= run.w->next_id || (*last > 0 && *last + 1 < run.w->first_id);
+    if (*last >= run.w->next_id) *last = 0;
+    for (unsigned i = 0; i < run.entry_count; i++) {
+        const struct entry *e = &run.entries[i];
+        if ((*e->token == '\0' || strcmp(e->token, token) == 0) && e->id > *last)
+            missing |= !message_chained(e->id) && !peer_has(p, e->id);
+    }
+    /* One that went at once, or a token that was forgotten for others: nobody knows. */
+    gap.maybe = c->state != CONN_OPEN || run.w->forgotten + 1 != run.w->first_id;
+    if (missing || gap.maybe) item_add(p, gap);
+}
+
+/* The session that is new: it is to get what nobody has got, and what it has missed. */
 static void ledger_open(const char *token)
 {
-    struct peer *newcomer = NULL;
+    const struct conn *c = NULL;
+    uint64_t last = UINT64_MAX;
     ledger_match();
     for (uint32_t i = 0; i < run.w->capacity; i++) {
-        const struct conn *c = &run.w->conns[i];
-        if (c->state != CONN_OPEN || net_peer(c->fd)->known) continue;
-        HOLDS(!newcomer);
-        newcomer = net_peer(c->fd);
+        if (run.w->conns[i].state == CONN_FREE || net_peer(run.w->conns[i].fd)->known) continue;
+        HOLDS(!c);
+        c = &run.w->conns[i];
     }
-    if (!newcomer) return; /* it has gone already: its 101 could not be sent */
+    HOLDS(c);
+    struct peer *newcomer = net_peer(c->fd);
     newcomer->known = 1;
+    int asked = c->ids && peer_last(newcomer, &last);
+    if (asked) ledger_gap(newcomer, c, token, &last);
     for (unsigned i = 0; i < run.entry_count; i++) {
-        struct item item = run.entries[i].item;
-        if (run.entries[i].state != ENTRY_KEPT || strcmp(run.entries[i].token, token) != 0)
-            continue;
-        item.maybe = run.o.hold_ms == 0 || run.removals ? 1 : run.entries[i].item.maybe;
-        item_add(newcomer, item);
+        const struct entry *e = &run.entries[i];
+        struct item item = e->item;
+        int own = strcmp(e->token, token) == 0, missed = asked && e->id > last;
+        if (!(own && e->state == ENTRY_KEPT) && !(missed && (own || *e->token == '\0'))) continue;
+        if (!missed && (run.o.hold_ms == 0 || run.removals)) item.maybe = 1;
+        if (!message_chained(e->id)) item.maybe = 1; /* it may just have got it */
+        else if (missed) item.maybe = 0;
+        ledger_owe(c, item);
     }
 }
 
@@ -738,27 +847,6 @@ static void ledger_remove(const char *token)
 {
     for (unsigned i = 0; i < run.entry_count; i++)
         if (strcmp(run.entries[i].token, token) == 0) run.entries[i].item.maybe = 1;
-}
-
-/* The message in a chain that has an id, or NULL. */
-static const struct message *chain_find(uint32_t index, uint64_t id)
-{
-    while (index != NONE && message_at(run.w, index)->id != id)
-        index = message_at(run.w, index)->next;
-    return index == NONE ? NULL : message_at(run.w, index);
-}
-
-/* The message with an id where the server keeps it, or NULL. */
-static const struct message *message_kept(uint64_t id)
-{
-    const struct exportws *w = run.w;
-    const struct message *found = chain_find(w->all->messages.first, id);
-    if (!found) found = chain_find(w->expired, id); /* the log will tell */
-    for (uint32_t bucket = 0; bucket <= w->bucket_mask; bucket++)
-        for (uint32_t t = w->buckets[bucket]; t != NONE && !found; t = w->tokens[t].next)
-            if (w->tokens[t].first_session != REMEMBERED)
-                found = chain_find(w->tokens[t].messages.first, id);
-    return found;
 }
 
 /* Nothing that was accepted has gone without a word. */
@@ -826,14 +914,15 @@ static void removed(unsigned token)
 }
 
 /* A push by the API. From inside on_log there is no line in the log that tells of it. */
-static void act_push(unsigned act, unsigned token, const uint8_t *data, size_t n, int in_log)
+static void act_push(unsigned act, unsigned token, int end, const uint8_t *data, size_t n,
+                     int in_log)
 {
     const unsigned kind = act & 1 ? EXPORTWS_BINARY : EXPORTWS_TEXT;
     const char *name = act < 2 ? tokens[token] : NULL;
     char shown[ENTRY_TOKEN];
     uint64_t id = run.w->next_id;
     int stopping = run.w->stopping;
-    int result = name ? exportws_send(run.w, name, data, n, (int)kind)
+    int result = name ? exportws_send(run.w, name, data, n, (int)kind | (end ? EXPORTWS_END : 0))
                       : exportws_broadcast(run.w, data, n, (int)kind);
     if (n > run.o.max_push_bytes) HOLDS(result == EXPORTWS_TOO_BIG);
     else if (stopping) HOLDS(result == EXPORTWS_GONE);
@@ -842,7 +931,8 @@ static void act_push(unsigned act, unsigned token, const uint8_t *data, size_t n
               (name && result == (run.o.hold_ms > 0 ? EXPORTWS_FULL : EXPORTWS_ABSENT)));
     if (!in_log || result < 0) return;
     if (name) token_shown((const uint8_t *)name, strlen(name), shown);
-    HOLDS(ledger_push(id, name ? shown : NULL, data, n, kind) == (unsigned)result);
+    HOLDS(ledger_push(id, name ? shown : NULL, data, n, kind, (unsigned)result) ==
+          (unsigned)result);
 }
 
 static void act_reply(unsigned which, const uint8_t *data, size_t n)
@@ -850,13 +940,13 @@ static void act_reply(unsigned which, const uint8_t *data, size_t n)
     if (run.session_count == 0 || n > run.o.max_push_bytes) return;
     exportws_id id = run.sessions[which % run.session_count];
     const struct conn *c = session_find(run.w, id);
-    struct peer *p = c ? net_peer(c->fd) : NULL;
     int result = exportws_reply(run.w, id, data, n, EXPORTWS_TEXT);
     HOLDS(result == 1 || result == EXPORTWS_GONE || result == EXPORTWS_FULL);
     HOLDS(c || result == EXPORTWS_GONE);
     HOLDS(result != EXPORTWS_FULL || c->state == CONN_OPEN);
     if (result != 1) return;
-    item_add(p, (struct item){hash_bytes(data, n), (uint32_t)n, -1, OP_TEXT, 0});
+    ledger_owe(c, (struct item){exportws_last_id(run.w), hash_bytes(data, n), (uint32_t)n, -1,
+                                OP_TEXT, 0});
 }
 
 static void act_close(unsigned which, unsigned code)
@@ -874,13 +964,13 @@ static void act(unsigned what, unsigned token, unsigned size, int in_log)
 {
     static uint8_t data[4096];
     size_t n = payload_make(data, size);
-    int before = exportws_sessions(run.w), result;
+    int before = exportws_sessions(run.w), result, end = token >> 2 & 1;
     token &= 3, what = (what & 15) % 10;
     switch (what) {
     case 0:
     case 1:
     case 2:
-    case 3: act_push(what, token, data, n, in_log); break;
+    case 3: act_push(what, token, end, data, n, in_log); break;
     case 4: act_reply(token + size, data, n); break;
     case 5: act_close(token, size); break;
     case 6:
@@ -891,7 +981,8 @@ static void act(unsigned what, unsigned token, unsigned size, int in_log)
         break;
     case 7:
     case 8:
-        result = exportws_post(run.w, what == 7 ? tokens[token] : NULL, data, n, EXPORTWS_TEXT);
+        result = exportws_post(run.w, what == 7 ? tokens[token] : NULL, data, n,
+                               EXPORTWS_TEXT | (end && what == 7 ? EXPORTWS_END : 0));
         if (n > run.o.max_push_bytes) HOLDS(result == EXPORTWS_TOO_BIG);
         else if (run.w->stopping) HOLDS(result == EXPORTWS_GONE || !run.w->ring.closed);
         else HOLDS(result == 0 || result == EXPORTWS_FULL);
@@ -1001,9 +1092,10 @@ static void logged_push(const char *line, const char *event, const char *token)
 {
     uint64_t id = line_number(line, "id");
     size_t n = (size_t)line_number(line, "size");
-    unsigned count =
-        ledger_push(id, token, run.w->stage + MESSAGE_HEAD_MAX, n, staged_kind(id, n));
-    HOLDS(count == (strcmp(event, "push") == 0 ? line_number(line, "delivered") : 0));
+    unsigned delivered =
+        strcmp(event, "push") == 0 ? (unsigned)line_number(line, "delivered") : 0;
+    HOLDS(ledger_push(id, token, run.w->stage + MESSAGE_HEAD_MAX, n, staged_kind(id, n),
+                      delivered) == delivered);
 }
 
 static void on_log(void *user, int level, const char *line)
@@ -1054,13 +1146,26 @@ static void peer_says_text(struct peer *p, const char *text)
     peer_says(p, text, strlen(text));
 }
 
+/* A query: none, or where the client left off, of every kind. */
+static void query_make(unsigned kind, char query[32])
+{
+    const uint64_t next = run.w ? run.w->next_id : 1, first = run.w ? run.w->first_id : 1;
+    const uint64_t lasts[8] = {0, next - 1, next - 2, next - 4, first, next + 3, first - 9, 0};
+    query[0] = '\0';
+    if (kind == 15) snprintf(query, 32, "?last=x");
+    else if (kind >= 8) snprintf(query, 32, "?last=%llu", (unsigned long long)lasts[kind & 7]);
+}
+
+/* token: 4: it asks not to be let in, 8: it wants ids; the rest says where it left off. */
 static void peer_upgrades(struct peer *p, unsigned token)
 {
-    char head[320];
+    char head[400], query[32];
+    query_make(token >> 4 & 15, query);
     snprintf(head, sizeof head,
              "GET /t/%s%s HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
-             coded[token & 3], token & 4 ? "?no" : "");
+             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n%s\r\n",
+             coded[token & 3], token & 4 ? "?no" : query,
+             token & 8 ? "Sec-WebSocket-Protocol: exportws.v1\r\n" : "");
     peer_says_text(p, head);
 }
 
@@ -1102,10 +1207,11 @@ static void peer_requests(struct peer *p, unsigned which, unsigned token, unsign
         "POST /u/%s HTTP/1.1\r\n",
         "POST /t/%s HTTP/1.1\r\nTransfer-Encoding: chunked\r\n",
         "POST /t/%s HTTP/1.1\r\nX-Half: 1\r\n"};
-    char head[256];
+    char head[256], name[16];
     size_t n = payload_make(data, size);
     which &= 15;
-    snprintf(head, sizeof head, heads[which], coded[token & 3]);
+    snprintf(name, sizeof name, "%s%s", coded[token & 3], token & 8 ? "?end" : "");
+    snprintf(head, sizeof head, heads[which], name);
     peer_says_text(p, head);
     peer_says_text(p, "Host: x\r\nAuthorization: Bearer key\r\n");
     if ((which >= 3 && which <= 7)) n = 0;
@@ -1235,7 +1341,7 @@ static void script_step(struct bytes *in, uint8_t op)
         a = bytes_next(in), b = bytes_next(in);
         if (run.armed_count < ARMED)
             run.armed[run.armed_count++] = (struct armed){(uint8_t)((a >> 4) % WHERES), a & 15,
-                                                          b & 3, (uint8_t)(b >> 4)};
+                                                          b & 7, (uint8_t)(b >> 4)};
         return;
     default: script_peer(in, op); return;
     }
@@ -1247,7 +1353,7 @@ static void options_set(struct bytes *in)
 {
     static const uint16_t messages[4] = {125, 126, 1000, 4000}, pushes[4] = {16, 300, 1500, 4000};
     static const uint16_t buffers[4] = {2048, 4096, 8192, 32768}, queues[4] = {1, 2, 3, 8};
-    static const uint16_t holds[4] = {0, 1000, 5000, 30000};
+    static const uint16_t holds[4] = {0, 1000, 5000, 30000}, histories[4] = {16, 0, 1, 3};
     exportws_options *o = &run.o;
     uint8_t a = bytes_next(in), b = bytes_next(in);
     exportws_defaults(o);
@@ -1259,6 +1365,7 @@ static void options_set(struct bytes *in)
     o->pushers = 1 + (b & 1), o->per_token = 1 + (b >> 1 & 3);
     a = bytes_next(in), b = bytes_next(in);
     o->queue = queues[a & 3], o->per_address = a >> 2 & 3, o->max_token_bytes = 16;
+    o->history = histories[a >> 4 & 3];
     o->max_message_bytes = messages[b & 3], o->max_push_bytes = pushes[b >> 2 & 3];
     a = bytes_next(in), b = bytes_next(in);
     o->buffer_bytes = buffers[a & 3], o->heartbeat_reply = a >> 2 & 1;

@@ -8,16 +8,17 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
-/* The next send() but `send_after` takes no more than so many bytes; none: it says EAGAIN. */
+/* The next send() but `send_after` takes no more than so many bytes; none: it says send_error. */
 static size_t send_most = SIZE_MAX;
 static unsigned send_after;
+static int send_error = EAGAIN;
 
 static ssize_t send_part(int fd, const void *p, size_t n, int flags)
 {
     size_t most = send_after > 0 ? SIZE_MAX : send_most;
     if (send_after > 0) send_after--;
     else send_most = SIZE_MAX;
-    errno = EAGAIN;
+    errno = send_error;
     if (most == 0) return -1;
     return send(fd, p, n < most ? n : most, flags);
 }
@@ -56,7 +57,7 @@ static int history_start(void **state)
 static int history_end(void **state)
 {
     (void)state;
-    send_most = SIZE_MAX, send_after = 0, narrow = 0;
+    send_most = SIZE_MAX, send_after = 0, send_error = EAGAIN, narrow = 0;
     unit_end(&u);
     for (size_t i = 0; i < COUNT(peers); i++) script_close(&peers[i]);
     return 0;
@@ -959,6 +960,24 @@ static void held_messages_survive_who_dies_in_their_midst(void **state)
     }
 }
 
+/* Its socket fails right behind the 101, or with it. */
+static void held_messages_survive_a_socket_that_fails(void **state)
+{
+    (void)state;
+    uint64_t id = say("abc", "37 %");
+    send_error = ECONNRESET;
+    for (unsigned after = 0; after < 2; after++) {
+        send_after = after, send_most = 0;
+        client_asks(&peers[0], "abc", V1);
+        assert_int_equal(peers[0].got_size > 0, after);
+        assert_true(peers[0].ended);
+        assert_int_equal(u.w->m->closed[EXPORTWS_BY_ERROR], after + 1);
+        expect_books(1, 0);
+    }
+    join(&peers[1], "abc", V1);
+    expect(&peers[1], id, "37 %");
+}
+
 /* The kernel took all of it, the client nothing: with ids it says so. */
 static void unread_messages_come_again_to_who_asks(void **state)
 {
@@ -1463,6 +1482,7 @@ int main(void)
         TEST(loss_is_remembered_when_nothing_is_left_of_a_token),
         TEST(records_that_tell_least_are_used_again_first),
         TEST(held_messages_survive_who_dies_in_their_midst),
+        TEST(held_messages_survive_a_socket_that_fails),
         TEST(unread_messages_come_again_to_who_asks),
         TEST(history_lasts_from_when_it_was_got),
         TEST(message_got_late_becomes_history),

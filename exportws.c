@@ -5201,7 +5201,9 @@ exportws *exportws_start(const exportws_options *o, void *memory, size_t bytes, 
     w->memory_bytes = need;
     server_init(w);
     pthread_mutex_init(&w->ring.lock, NULL);
-    if (random_key(w->key) < 0 || wake_open(w) < 0) {
+    if (random_key(w->key) < 0) {
+        fail(&reason, "cannot read /dev/urandom: ", strerror(errno), NULL);
+    } else if (wake_open(w) < 0) {
         fail(&reason, "cannot start: ", strerror(errno), NULL);
     } else if (door_open(w, EXPORTWS_CLIENTS, o->listen, &reason) == 0 &&
                door_open(w, EXPORTWS_PUSH, o->push, &reason) == 0) {

@@ -467,9 +467,9 @@ static void start_says_what_the_system_said(void **state)
         unsigned call;
         int error;
         const char *before;
-    } said[] = {{CALL_OPEN, EMFILE, "cannot start: "},
+    } said[] = {{CALL_OPEN, EMFILE, "cannot read /dev/urandom: "},
                 {CALL_PIPE, ENFILE, "cannot start: "},
-                {CALL_READ, EIO, "cannot start: "},
+                {CALL_READ, EIO, "cannot read /dev/urandom: "},
                 {CALL_FCNTL, EINVAL, "cannot start: "},
                 {CALL_SOCKET, EMFILE, "cannot listen on 127.0.0.1:0: "},
                 {CALL_BIND, EACCES, "cannot listen on 127.0.0.1:0: "},

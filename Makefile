@@ -118,6 +118,10 @@ attack: $(PROGRAM)
 proxies: $(PROGRAM)
 	EXPORTWS=./$(PROGRAM) test/run test/proxies.py
 
+# README's recipes: pushing from other languages, Prometheus, init scripts, the container image.
+recipes: $(PROGRAM)
+	EXPORTWS=./$(PROGRAM) TIME_LIMIT=300 test/run test/recipes.py
+
 symbols:
 	test/symbols.sh
 
@@ -285,11 +289,12 @@ help:
 	@echo 'make matrix     other compilers and machines (ROWS=...)'
 	@echo 'make attack     a hostile minute, SECONDS=60, beside well-behaved clients'
 	@echo 'make proxies    behind nginx and HAProxy, which end TLS with the lines of README'
+	@echo 'make recipes    what README shows: other languages, Prometheus, init scripts, the image'
 	@echo 'make symbols    what the library object exports and needs; make size: how big it is'
 	@echo 'make lint       gcc -fanalyzer, clang --analyze, clang-tidy, cppcheck'
 	@echo 'make cover      the share of lines and branches that the tests reach: fails below 100 %'
 	@echo 'Set CC, CFLAGS, CPPFLAGS, LDFLAGS, LDLIBS, PREFIX and DESTDIR as you need.'
 
 .PHONY: all run test check programs binaries list-inside list-outside check-san-0 check-san-1 \
-	faults model chaos fuzz replay hosts matrix attack proxies symbols size lint cover deps deps-all \
-	bench install uninstall clean help
+	faults model chaos fuzz replay hosts matrix attack proxies recipes symbols size lint cover deps \
+	deps-all bench install uninstall clean help

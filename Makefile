@@ -18,6 +18,7 @@ SOURCE   = exportws.c exportws.h
 PROGRAM  = exportws
 BUILD    = build
 SAN      = 0
+JOBS     = 3
 SECONDS  = 60
 STEPS    = 1000000
 MESSAGES = 50000
@@ -72,7 +73,8 @@ check: check-san-$(SAN)
 
 check-san-0: programs
 	PATH="`pwd`/build/python/bin:$$PATH" EXPORTWS="$${EXPORTWS:-./$(PROGRAM)}" BUILD="$(BUILD)" \
-		test/run $(INSIDE) $(MODEL) $(SYSTEMS) $(CHAOS) $(SCRIPTS) $(STATICS) $(BROWSER)
+		JOBS="$(JOBS)" test/run $(INSIDE) $(BROWSER) $(MODEL) $(SYSTEMS) $(CHAOS) $(SCRIPTS) \
+		$(STATICS)
 
 programs: $(PROGRAM) $(INSIDE) $(MODEL) $(SYSTEMS) $(CHAOS) $(HOSTS) $(BUILD)/echo
 
@@ -273,7 +275,7 @@ help:
 	@echo 'make            builds ./exportws'
 	@echo 'make run        builds it and starts it with its defaults and the demo page; ends with Ctrl-C'
 	@echo 'make test       the C unit tests, a few seconds'
-	@echo 'make check      every test, against the program itself too'
+	@echo 'make check      every test, against the program itself too, JOBS=3 at a time'
 	@echo 'make deps       installs what the tests need, where it is missing'
 	@echo 'make bench      measures, and prints a table'
 	@echo 'make install    to $$(DESTDIR)$$(PREFIX), which is /usr/local; make uninstall removes it'

@@ -4776,13 +4776,16 @@ static int loop_timeout(struct exportws *w, int timeout_ms)
     return timeout_ms < 0 || wait < (uint64_t)timeout_ms ? (int)wait : timeout_ms;
 }
 
-/* Tells of those who left, closes the dead, and tells of the messages that nobody got. */
+/* Tells of those who left, closes the dead, and tells of the messages that nobody got; what hears
+ * of these may make more leave. */
 static void loop_bury(struct exportws *w)
 {
-    sessions_announce(w);
-    while (w->timers[TIMER_DEAD].first != NONE)
-        conn_bury(w, &w->conns[w->timers[TIMER_DEAD].first]);
-    messages_announce(w);
+    do {
+        sessions_announce(w);
+        while (w->timers[TIMER_DEAD].first != NONE)
+            conn_bury(w, &w->conns[w->timers[TIMER_DEAD].first]);
+        messages_announce(w);
+    } while (w->left_first != NONE);
 }
 
 /* Whether draining is over; then the server stops. */

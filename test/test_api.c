@@ -1635,6 +1635,26 @@ static void kick_from_the_line_of_an_expiry_drops_each_message_once(void **state
     host_end(&h);
 }
 
+/* ... and ends the sessions of another token: the turn that told of the one tells of the other. */
+static void session_ended_in_the_line_of_an_expiry_is_told_of_in_that_turn(void **state)
+{
+    struct host h;
+    int turns = 0;
+    (void)state;
+    host_defaults(&h);
+    h.o.hold_ms = 50;
+    host_start(&h);
+    client_join(&h, &clients[0], "t");
+    assert_int_equal(exportws_send(h.w, "other", LITERAL("one"), EXPORTWS_TEXT), 0);
+    h.act = act_kick, h.act_where = "log expire", h.results[0] = 99;
+    while (h.results[0] == 99 && turns++ < 1000) exportws_step(h.w, 10);
+    assert_int_equal(h.results[0], 1);
+    assert_int_equal(h.closes, 1);
+    client_expect_close(&h, &clients[0], 1000, "ended");
+    host_expect_empty(&h);
+    host_end(&h);
+}
+
 static void log_lines_come_only_as_wanted(void **state)
 {
     struct host h;
@@ -2123,6 +2143,7 @@ int main(void)
         cmocka_unit_test(callback_may_pass_on_what_it_is_given),
         cmocka_unit_test(start_may_be_told_of_before_it_returns),
         cmocka_unit_test(held_messages_come_before_what_on_log_sends),
+        cmocka_unit_test(session_ended_in_the_line_of_an_expiry_is_told_of_in_that_turn),
         cmocka_unit_test(kick_from_the_line_of_an_expiry_drops_each_message_once),
         cmocka_unit_test(log_lines_come_only_as_wanted),
         cmocka_unit_test(post_is_delivered_in_order_in_a_turn),

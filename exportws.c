@@ -2752,7 +2752,6 @@ static int pushed_settle(struct exportws *w, struct pushed *p, int reached)
         message_settle(w, p->index);
         return held;
     }
-    if (p->index != NONE) message_free(w, p->index);
     if (!p->name) {
         w->all->lost = p->id;
     } else if (reached > 0) {
@@ -2760,17 +2759,18 @@ static int pushed_settle(struct exportws *w, struct pushed *p, int reached)
         w->tokens[record].lost = p->id;
         token_release(w, record);
     }
+    if (p->index != NONE) message_free(w, p->index);
     return 0;
 }
 
-static void pushed_log(struct exportws *w, const struct pushed *p, int reached)
+/* Begins the line that tells of the message; 0 when nobody wants it. */
+static int pushed_line(struct exportws *w, struct line *l, const struct pushed *p, int reached)
 {
-    struct line l;
-    if (!log_begin(w, &l, EXPORTWS_LOG_INFO, p->name && reached == 0 ? "hold" : "push")) return;
-    if (p->name) log_token(w, &l, p->name, p->name_size);
-    log_number(&l, "id", p->id), log_number(&l, "size", p->size);
-    if (!p->name || reached > 0) log_number(&l, "delivered", (uint64_t)reached);
-    log_end(w, &l);
+    if (!log_begin(w, l, EXPORTWS_LOG_INFO, p->name && reached == 0 ? "hold" : "push")) return 0;
+    if (p->name) log_token(w, l, p->name, p->name_size);
+    log_number(l, "id", p->id), log_number(l, "size", p->size);
+    if (!p->name || reached > 0) log_number(l, "delivered", (uint64_t)reached);
+    return 1;
 }
 
 /* Ends all sessions of a token. */
@@ -2793,14 +2793,16 @@ static int pushed_deliver(struct exportws *w, struct pushed *p)
     p->id = w->next_id++;
     if (p->size > 0) memmove(payload, p->data, p->size);
     p->data = payload;
+    struct line l;
     int reached = p->name ? pushed_to_token(w, p) : pushed_to_all(w, p);
+    int told = pushed_line(w, &l, p, reached); /* a draft's name goes with it, at the next line */
     int held = pushed_settle(w, p, reached);
-    if (p->end && reached > 0) token_end(w, token_find(w, p->name, p->name_size));
+    if (p->end && reached > 0) token_end(w, p->record - 1);
     if (p->name && reached == 0 && !held) return w->o.hold_ms > 0 ? EXPORTWS_FULL : EXPORTWS_ABSENT;
     w->m->pushed++;
     w->m->delivered += (uint64_t)reached;
     w->m->held += (unsigned)held;
-    pushed_log(w, p, reached);
+    if (told) log_end(w, &l);
     return reached;
 }
 

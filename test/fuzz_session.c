@@ -697,14 +697,17 @@ static void ledger_owe(const struct conn *c, struct item item)
 }
 
 /* A token's last message has ended its sessions, the last that have left: all of them got it. */
-static unsigned ledger_ended(struct item item, unsigned count)
+static unsigned ledger_ended(struct item item, const char *token, unsigned count)
 {
     const struct exportws *w = run.w;
+    char shown[ENTRY_TOKEN];
     unsigned left = 0, ended = 0;
     for (uint32_t i = w->left_first; i != NONE; i = w->conns[i].next) left++;
     for (uint32_t i = w->left_first; i != NONE; i = w->conns[i].next) {
         if (left-- > count) continue;
         HOLDS(w->conns[i].reason == EXPORTWS_BY_ENDED && w->conns[i].code == 1000);
+        token_shown((const uint8_t *)conn_name(w, &w->conns[i]), w->conns[i].name_size, shown);
+        HOLDS(strcmp(shown, token) == 0);
         ledger_owe(&w->conns[i], item);
         ended++;
     }
@@ -729,7 +732,7 @@ static unsigned ledger_push(uint64_t id, const char *token, const uint8_t *data,
         ledger_owe(c, item);
         count++;
     }
-    return token && count == 0 ? ledger_ended(item, delivered) : count;
+    return token && count == 0 ? ledger_ended(item, token, delivered) : count;
 }
 
 /* The message in a chain that has an id, or NULL. */

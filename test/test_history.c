@@ -1261,6 +1261,25 @@ static void end_comes_by_every_way(void **state)
     }
 }
 
+/* The draft goes back to the buffer when all have got it, and their close frames wait in its place:
+ * the log still knows whose it was. */
+static void end_is_logged_with_its_token(void **state)
+{
+    (void)state;
+    restart_with(0, 0);
+    join(&peers[0], "abc", V1);
+    send_after = 1, send_most = 0;
+    ask("POST /app/ws/export-task/abc?end HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nd",
+        "one");
+    unsigned named = 0;
+    for (unsigned i = 0; i < u.count; i++)
+        named += strstr(u.lines[i], " event=push token=abc\xe2\x80\xa6 id=") != NULL;
+    assert_int_equal(named, 1);
+    play(&peers[0]);
+    expect(&peers[0], exportws_last_id(u.w), "done");
+    expect_end(&peers[0]);
+}
+
 static void end_is_for_one_token(void **state)
 {
     (void)state;
@@ -1493,6 +1512,7 @@ int main(void)
         TEST(drafts_become_history_where_there_is_room),
         TEST(end_closes_all_sessions_of_its_token),
         TEST(end_comes_by_every_way),
+        TEST(end_is_logged_with_its_token),
         TEST(end_is_for_one_token),
         TEST(held_end_closes_the_session_that_gets_it),
         TEST(end_in_history_closes_who_resumes),

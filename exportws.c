@@ -4916,14 +4916,16 @@ static int fail(struct text *why, const char *what, const char *name, const char
     return -1;
 }
 
-/* Removes a Unix socket that nobody listens at any more. */
+/* Removes a Unix socket that nobody listens at any more. Where so many wait that one more would have
+ * to, somebody does. */
 static void unix_clear(const struct sockaddr_un *to)
 {
     struct stat st;
     if (lstat(to->sun_path, &st) < 0 || !S_ISSOCK(st.st_mode)) return;
     int fd = socket(AF_UNIX, SOCK_STREAM, 0);
     if (fd < 0) return;
-    if (connect(fd, (const struct sockaddr *)to, sizeof *to) < 0 && errno == ECONNREFUSED)
+    if (fcntl(fd, F_SETFL, O_NONBLOCK) == 0 &&
+        connect(fd, (const struct sockaddr *)to, sizeof *to) < 0 && errno == ECONNREFUSED)
         unlink(to->sun_path);
     close(fd);
 }

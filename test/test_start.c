@@ -520,6 +520,37 @@ static void all_addresses_without_ipv6(void **state)
     }
 }
 
+/* Somebody listens there, and as many wait at his door as may: that is told at once. */
+static void start_does_not_queue_at_a_crowded_socket(void **state)
+{
+    int waiting[64], n = 0;
+    struct sockaddr_un at = {0};
+    exportws_options o = small_options();
+    size_t bytes = exportws_memory(&o);
+    char address[PATH_ROOM + 8], why[160] = "";
+    (void)state;
+    faults_clear();
+    snprintf(unix_paths[0], PATH_ROOM, "%s/0", world_folder());
+    snprintf(address, sizeof address, "unix:%s", unix_paths[0]);
+    int fd = listen_unix(unix_paths[0]);
+    assert_int_equal(__real_getsockname(fd, (struct sockaddr *)&at, &(socklen_t){sizeof at}), 0);
+    for (int error = 0; error == 0; n++) {
+        assert_true(n < 64);
+        waiting[n] = __real_socket(AF_UNIX, SOCK_STREAM, 0);
+        assert_int_equal(__real_fcntl(waiting[n], F_SETFL, O_NONBLOCK), 0);
+        error = __real_connect(waiting[n], (const struct sockaddr *)&at, sizeof at);
+    }
+    o.listen = address, o.push = NULL;
+    alarm(20); /* else it waits for ever */
+    assert_null(exportws_start(&o, world_memory(bytes), bytes, why, sizeof why));
+    alarm(0);
+    assert_non_null(strstr(why, strerror(EADDRINUSE)));
+    assert_true(path_stands(unix_paths[0]));
+    while (n > 0) __real_close(waiting[--n]);
+    __real_close(fd);
+    __real_unlink(unix_paths[0]);
+}
+
 /* Whatever is connected when it ends is closed, and the file of its socket goes. */
 static void end_closes_everything(void **state)
 {
@@ -553,7 +584,7 @@ static void end_closes_everything(void **state)
     exportws_end(NULL);
 }
 
-enum { STARTS = sizeof starts / sizeof *starts, OTHERS = 8 };
+enum { STARTS = sizeof starts / sizeof *starts, OTHERS = 9 };
 
 int main(int argc, char **argv)
 {
@@ -565,6 +596,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(options_at_their_bounds_are_fine),
         cmocka_unit_test(start_says_what_the_system_said),
         cmocka_unit_test(all_addresses_without_ipv6),
+        cmocka_unit_test(start_does_not_queue_at_a_crowded_socket),
         cmocka_unit_test(end_closes_everything),
     };
     for (size_t i = 0; i < STARTS; i++)

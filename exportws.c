@@ -4690,17 +4690,26 @@ static void request_timeout(struct exportws *w, struct conn *c)
     if (c->state != CONN_DEAD) conn_output_done(w, c, 0);
 }
 
+/* A ping was not answered, as far as we know. It may have been: one that waits for an input buffer
+ * is not listened to, and when turns take long the sweep comes late to one that is cold. */
+static void session_silent(struct exportws *w, struct conn *c)
+{
+    if (c->flags & CONN_WAITING) {
+        timer_set(w, c, TIMER_PONG);
+        return;
+    }
+    conn_read(w, c);
+    if (c->timer == TIMER_PONG)
+        session_fail(w, c, EXPORTWS_BY_TIMEOUT, 1008, "heartbeat missed");
+}
+
 /* A connection's deadline has passed. */
 static void conn_timeout(struct exportws *w, struct conn *c)
 {
     switch (c->timer) {
     case TIMER_HEAD: request_timeout(w, c); return;
     case TIMER_PING: session_ping(w, c); return;
-    case TIMER_PONG:
-        if (c->flags & CONN_WAITING)
-            timer_set(w, c, TIMER_PONG); /* it may have spoken: we did not listen */
-        else session_fail(w, c, EXPORTWS_BY_TIMEOUT, 1008, "heartbeat missed");
-        return;
+    case TIMER_PONG: session_silent(w, c); return;
     case TIMER_WRITE:
         if (c->state == CONN_OPEN)
             session_fail(w, c, EXPORTWS_BY_SLOW, 1013, "too slow: nothing taken");

@@ -441,6 +441,26 @@ static void cold_sessions_are_heard(void **state)
     many_end();
 }
 
+/* A pong that no sweep has come to yet is one: before a session is given up it is listened to. */
+static void pongs_of_cold_sessions_are_heard_in_time(void **state)
+{
+    (void)state;
+    begin(0);
+    many_join();
+    for (int i = 0; i < 3; i++) clock_pass(COOL_MS), world_settle(&s);
+    clock_pass(s.o.ping_ms), world_settle(&s);
+    assert_int_equal(s.w->m->pings, MANY);
+    for (int i = 0; i < MANY; i += 2) many_say(i, "\x8a\x80\0\0\0", 6);
+    many_say(1, "\x88\x80\0\0\0", 6); /* and it may have left */
+    assert_true(s.w->hot < POLL_FEW);
+    clock_pass(s.o.pong_ms);
+    INSIDE((loop_time(s.w), loop_timers(s.w)));
+    assert_int_equal(s.w->sessions, MANY / 2);
+    assert_int_equal(s.w->m->closed[EXPORTWS_BY_PEER], 1);
+    assert_int_equal(s.w->m->closed[EXPORTWS_BY_TIMEOUT], MANY / 2 - 1);
+    many_end();
+}
+
 /* What a sweep costs sets when the next one comes: never more often than every millisecond, never
  * later than in six. */
 static void sweeps_keep_their_share(void **state)
@@ -631,6 +651,7 @@ int main(void)
         TEST(hour_ahead_in_a_hosts_loop),
         TEST(clock_standing_still_serves_everybody),
         TEST(cold_sessions_are_heard),
+        TEST(pongs_of_cold_sessions_are_heard_in_time),
         TEST(sweeps_keep_their_share),
         TEST(cold_is_only_who_is_quiet),
         TEST(sleeps_last_until_the_next_sweep),

@@ -47,7 +47,7 @@ SYSTEMS  = $(BUILD)/test_java $(BUILD)/test_reclaim $(BUILD)/test_doors $(BUILD)
 CHAOS    = $(BUILD)/chaos
 SCRIPTS  = test/options.py test/signed.py test/curl.sh test/websockets.py test/export.sh \
 	test/service.py test/hosts.sh
-STATICS  = test/test_header.sh test/symbols.sh test/install.sh
+STATICS  = test/test_header.sh test/symbols.sh test/install.sh test/readme.py
 # Where there is a Chromium.
 BROWSER  = `for name in chromium chromium-browser google-chrome; \
 	do command -v $$name >/dev/null && echo test/browser.py && break; done`

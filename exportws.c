@@ -3619,14 +3619,23 @@ static void push_answer(struct exportws *w, struct conn *c, int status, const ch
     push_answered(w, c);
 }
 
-static void push_refuse(struct exportws *w, struct conn *c, int status, const char *fields,
-                        const char *why)
+/* Refuses a message that has come whole, with the id that it was given (0: it was none). */
+static void push_refuse_message(struct exportws *w, struct conn *c, int status, const char *fields,
+                                const char *why, uint64_t id)
 {
     char body[160];
     struct text json = {body, 0, sizeof body};
     refuse_note(w, c, status, why);
-    text_add(&json, "{\"error\":\""), text_add(&json, why), text_add(&json, "\"}\n");
+    text_add(&json, "{\"error\":\""), text_add(&json, why), text_add(&json, "\"");
+    if (id > 0) text_add(&json, ",\"id\":"), text_decimal(&json, id);
+    text_add(&json, "}\n");
     push_answer(w, c, status, fields, &json);
+}
+
+static void push_refuse(struct exportws *w, struct conn *c, int status, const char *fields,
+                        const char *why)
+{
+    push_refuse_message(w, c, status, fields, why, 0);
 }
 
 struct json_row {
@@ -3658,8 +3667,10 @@ static void push_finish(struct exportws *w, struct conn *c, const uint8_t *name,
     const int held = reached == 0 && p.name;
     const struct json_row rows[] = {{"{\"delivered\":", (uint64_t)reached},
                                     {held ? ",\"held\":true,\"id\":" : ",\"id\":", p.id}};
-    if (reached == EXPORTWS_ABSENT) push_refuse(w, c, 404, "", "nobody there, and holding is off");
-    else if (reached < 0) push_refuse(w, c, 503, "", "nobody there, and no room to hold it");
+    if (reached == EXPORTWS_ABSENT)
+        push_refuse_message(w, c, 404, "", "nobody there, and holding is off", p.id);
+    else if (reached < 0)
+        push_refuse_message(w, c, 503, "", "nobody there, and no room to hold it", p.id);
     else push_answer_numbers(w, c, held ? 202 : 200, rows, 2);
 }
 
@@ -3671,7 +3682,7 @@ static void push_body_over(struct exportws *w, struct conn *c)
     if (q->status == 400) {
         push_refuse(w, c, 400, "", "the text is not UTF-8");
     } else if (q->status != 0) {
-        push_refuse(w, c, 503, "", "no room for the message: come again");
+        push_refuse_message(w, c, 503, "", "no room for the message: come again", w->next_id++);
     } else {
         const struct message *m = message_at(w, q->draft);
         message_copy(w, q->draft, 0, w->stage + MESSAGE_HEAD_MAX, q->size);
@@ -3801,23 +3812,36 @@ static int push_allowed(const struct exportws *w, const struct head *h, const ui
     return secret_equal(given, n, w->o.push_secret);
 }
 
+/* Whether a query says that a message is its token's last: ?end, or what it is put to, 1 or 0. -1: to
+ * something else. */
+static int query_end(const char *query)
+{
+    size_t n;
+    const char *value = query_find(query, "end", &n);
+    if (!value || n == 0) return value != NULL;
+    return n == 1 && (*value == '0' || *value == '1') ? *value - '0' : -1;
+}
+
 /* A request to {path}, with a token or without. */
 static void push_path(struct exportws *w, struct conn *c, struct input *in, const struct head *h,
-                      char *path)
+                      char *path, const char *query)
 {
     const size_t most = strlen(w->o.path) - 1, size = strlen(path); /* without the last slash */
     int all = size <= most + 1 && size >= most && memcmp(path, w->o.path, size) == 0;
     char *token = NULL;
     int n = all ? 0 : path_token(w, path, &token, w->o.max_token_bytes);
     const uint8_t *name = (const uint8_t *)token;
+    const int end = *query ? query_end(query) : 0;
+    push_of(w, c)->end = end > 0;
     if (n < 0) push_refuse(w, c, -n, "", token_why(-n));
     else if (all && h->verb != VERB_POST)
         push_refuse(w, c, 405, "\r\nAllow: POST", "a broadcast is a POST");
     else if (h->verb == VERB_OTHER || h->verb == VERB_HEAD)
         push_refuse(w, c, 405, "\r\nAllow: GET, POST, DELETE",
                     "a token knows GET, POST and DELETE");
-    else if (all && push_of(w, c)->end) push_refuse(w, c, 400, "", "?end is for one token");
+    else if (all && end != 0) push_refuse(w, c, 400, "", "?end is for one token");
     else if (h->verb != VERB_POST) push_token(w, c, name, (size_t)n, h->verb == VERB_DELETE);
+    else if (end < 0) push_refuse(w, c, 400, "", "end is 1 or 0");
     else if (w->stopping) push_refuse(w, c, 503, "", "shutting down: come again");
     else push_post(w, c, in, h, name, (size_t)n);
 }
@@ -3834,17 +3858,15 @@ static void push_request(struct exportws *w, struct conn *c, struct input *in, c
     struct push *q = push_of(w, c);
     char *path, *query;
     unsigned page = 0;
-    size_t end;
     const uint8_t body = (h->flags & HEAD_CHUNKED) || h->length > 0;
     q->head_only = h->verb == VERB_HEAD;
     q->close = (h->flags & HEAD_CLOSE) || h->minor == 0 || body; /* push_post knows better */
     target_split(p, h, &path, &query);
-    q->end = *query && query_find(query, "end", &end);
     while (page < 3 && strcmp(path, known[page].path) != 0) page++;
     if (page != 0 && !push_allowed(w, h, p)) {
         push_refuse(w, c, 401, "", "Authorization: Bearer SECRET is needed");
     } else if (page == 3) {
-        push_path(w, c, in, h, path);
+        push_path(w, c, in, h, path, query);
     } else if (h->verb != VERB_GET) {
         push_refuse(w, c, 405, "\r\nAllow: GET", "only GET is known here");
     } else {

@@ -239,9 +239,10 @@ int exportws_reply(exportws *w, exportws_id session, const void *data, size_t si
  * turn. */
 int exportws_close(exportws *w, exportws_id session, int code, const char *reason);
 
-/* Closes all sessions of a token with 1000 and drops what is held for it, as DELETE does. Returns
- * the number of sessions closed, 0 when there were only held messages; EXPORTWS_ABSENT when there
- * was neither: nothing was to be done; EXPORTWS_TOO_BIG or EXPORTWS_BAD for the token. */
+/* Closes all sessions of a token with 1000 and drops what is held for it and its history, as DELETE
+ * does. Returns the number of sessions closed, 0 when there were only held messages; EXPORTWS_ABSENT
+ * when there was neither, though its history may have been; EXPORTWS_TOO_BIG or EXPORTWS_BAD for the
+ * token. */
 int exportws_kick(exportws *w, const char *token);
 
 /* The id that the last exportws_send, exportws_broadcast or exportws_reply gave its message: what a

@@ -683,8 +683,9 @@ static int order_of(int to, struct session *order[SESSIONS])
 static void answered_push(const struct said *m, int result)
 {
     char body[96];
-    if (result == FULL) answered(503, "{\"error\":\"nobody there, and no room to hold it\"}\n");
-    if (result == ABSENT) answered(404, "{\"error\":\"nobody there, and holding is off\"}\n");
+    sprintf(body, "{\"error\":\"nobody there, and %s\",\"id\":%llu}\n",
+            result == FULL ? "no room to hold it" : "holding is off", (unsigned long long)m->id);
+    if (result < 0) answered(result == FULL ? 503 : 404, body);
     if (result < 0) return;
     sprintf(body, "{\"delivered\":%d%s,\"id\":%llu}\n", result,
             m->to != ALL && result == HELD ? ",\"held\":true" : "", (unsigned long long)m->id);

@@ -296,6 +296,47 @@ static void ids_grow_across_restarts(void **state)
     assert_int_equal(exportws_last_id(NULL), 0);
 }
 
+/* A message that has come whole, and was refused: with the id that it would have had. */
+static void expect_refused(const char *answer, unsigned status, const char *why)
+{
+    char want[128];
+    snprintf(want, sizeof want, "{\"error\":\"%s\",\"id\":%llu}\n", why,
+             (unsigned long long)exportws_last_id(u.w));
+    expect_answer(answer, status, want);
+}
+
+#define POST(target, size, body) \
+    ("POST /app/ws/export-task/" target " HTTP/1.1\r\nHost: h\r\nContent-Length: " size \
+     "\r\n\r\n" body)
+
+/* Of one that nobody can get, too; only where there is no message there is no id. */
+static void every_refused_message_has_an_id(void **state)
+{
+    static char filler[69990], rest[300];
+    const struct piece pieces[] = {{POST("there", "70000", ""), sizeof POST("there", "70000", "") - 1},
+                                   {filler, sizeof filler}};
+    (void)state;
+    memset(filler, 'x', sizeof filler), memset(rest, 'x', sizeof rest - 1);
+    uint64_t before = say("there", "held");
+    while (exportws_send(u.w, "full", filler, 300, EXPORTWS_TEXT) == 0) {}
+    while (exportws_send(u.w, "full", "x", 1, EXPORTWS_TEXT) == 0) {}
+    expect_refused(ask(POST("none", "3", "one"), ""), 503, "nobody there, and no room to hold it");
+    assert_true(exportws_last_id(u.w) > before);
+    expect_refused(ask(POST("none", "3", "o"), "ne"), 503, "nobody there, and no room to hold it");
+    script_attach(&peers[0], &u, EXPORTWS_PUSH, pieces, COUNT(pieces));
+    play(&peers[0]);
+    before = exportws_last_id(u.w);
+    expect_refused(ask(POST("none", "300", "o"), rest), 503,
+                   "no room for the message: come again");
+    assert_int_equal(exportws_last_id(u.w), before + 1);
+    expect_answer(ask(POST("none", "70001", ""), ""), 413,
+                  "{\"error\":\"the message is longer than --max-push\"}\n");
+    assert_int_equal(exportws_last_id(u.w), before + 1);
+    restart_with(4, 0);
+    expect_refused(ask(POST("none", "3", "one"), ""), 404, "nobody there, and holding is off");
+    expect_refused(ask(POST("none", "3", "o"), "ne"), 404, "nobody there, and holding is off");
+}
+
 static void every_answer_to_a_post_has_the_id(void **state)
 {
     char want[64];
@@ -1103,7 +1144,7 @@ static void what_nobody_got_is_never_evicted(void **state)
     }
     expect_books(held, 0);
     assert_int_equal(metric("refused_total{status=\"503\"}"), 0);
-    expect_answer(ask(post, ""), 503, "{\"error\":\"nobody there, and no room to hold it\"}\n");
+    expect_refused(ask(post, ""), 503, "nobody there, and no room to hold it");
     assert_int_equal(metric("refused_total{status=\"503\"}"), 1);
     assert_int_equal(metric("held_messages"), held);
     assert_int_equal(metric("messages_held_total"), held);
@@ -1232,13 +1273,17 @@ static void end_comes_by_every_way(void **state)
          ""},
         {NULL, "post"},
         {NULL, "send"},
+        {"POST /app/ws/export-task/abc?end= HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\ndone",
+         ""},
         {"POST /app/ws/export-task/abc?ending=1&x=end HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n"
          "\r\nnot",
+         ""},
+        {"POST /app/ws/export-task/abc?end=0 HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nnot",
          ""},
     };
     (void)state;
     for (size_t i = 0; i < COUNT(rows); i++) {
-        int ends = i + 1 < COUNT(rows);
+        int ends = i + 2 < COUNT(rows);
         char want[64];
         join(&peers[0], "abc", V1);
         if (rows[i].first) {
@@ -1258,7 +1303,29 @@ static void end_comes_by_every_way(void **state)
         if (ends) expect_end(&peers[0]);
         expect_nothing(&peers[0]);
         assert_int_equal(exportws_sessions(u.w), !ends);
+        leave(&peers[0]);
     }
+}
+
+/* What is neither yes nor no is not guessed at: nothing of it is delivered. */
+static void end_is_1_or_0(void **state)
+{
+    static const char *const values[] = {"2", "00", "10", "true", "false", "no", "%31", "="};
+    char request[128];
+    (void)state;
+    join(&peers[0], "abc", V1);
+    for (size_t i = 0; i < COUNT(values); i++) {
+        snprintf(request, sizeof request,
+                 "POST /app/ws/export-task/abc?end=%s HTTP/1.1\r\nHost: h\r\n"
+                 "Content-Length: 4\r\n\r\ndone",
+                 values[i]);
+        expect_answer(ask(request, ""), 400, "{\"error\":\"end is 1 or 0\"}\n");
+    }
+    ask("GET /app/ws/export-task/abc?end=2 HTTP/1.1\r\nHost: h\r\n\r\n", "");
+    expect_answer((const char *)pusher.got, 200, "{\"sessions\":1,\"held\":0}\n");
+    play(&peers[0]);
+    expect_nothing(&peers[0]);
+    expect_books(0, 0);
 }
 
 /* The draft goes back to the buffer when all have got it, and their close frames wait in its place:
@@ -1458,10 +1525,7 @@ static void end_for_an_absent_token_is_held_or_refused(void **state)
     restart_with(4, 0);
     assert_int_equal(exportws_send(u.w, "abc", "done", 4, EXPORTWS_TEXT | EXPORTWS_END),
                      EXPORTWS_ABSENT);
-    expect_answer(
-        ask("POST /app/ws/export-task/abc?end HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nx",
-            ""),
-        404, "{\"error\":\"nobody there, and holding is off\"}\n");
+    expect_refused(ask(POST("abc?end", "1", "x"), ""), 404, "nobody there, and holding is off");
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, history_start, history_end)
@@ -1473,6 +1537,7 @@ int main(void)
         TEST(messages_of_every_size_come_with_their_id),
         TEST(ids_grow_across_restarts),
         TEST(every_answer_to_a_post_has_the_id),
+        TEST(every_refused_message_has_an_id),
         TEST(plain_sessions_and_others_get_one_broadcast),
         TEST(plain_clients_see_nothing_of_all_this),
         TEST(frames_with_ids_survive_every_split),
@@ -1512,6 +1577,7 @@ int main(void)
         TEST(drafts_become_history_where_there_is_room),
         TEST(end_closes_all_sessions_of_its_token),
         TEST(end_comes_by_every_way),
+        TEST(end_is_1_or_0),
         TEST(end_is_logged_with_its_token),
         TEST(end_is_for_one_token),
         TEST(held_end_closes_the_session_that_gets_it),

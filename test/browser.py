@@ -33,7 +33,7 @@ SHOTS = os.environ.get("SHOTS", "build")
 class Browser:
     """A Chromium without a window, and without anybody's profile."""
 
-    def __init__(self):
+    def __init__(self, *flags):
         self.folder = tempfile.mkdtemp(prefix="exportws-browser.")
         there, self.to = (high(fd) for fd in os.pipe())
         self.source, back = (high(fd) for fd in os.pipe())
@@ -41,7 +41,7 @@ class Browser:
             [CHROMIUM, "--headless=new", "--no-sandbox", "--remote-debugging-pipe",
              "--no-first-run", "--disable-gpu", "--disable-extensions",
              "--disable-background-networking", "--disable-component-update", "--disable-sync",
-             "--no-proxy-server", "--user-data-dir=" + self.folder, "about:blank"],
+             "--no-proxy-server", "--user-data-dir=" + self.folder, *flags, "about:blank"],
             preexec_fn=lambda: (os.dup2(there, 3), os.dup2(back, 4)), pass_fds=(3, 4),
             start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL)
@@ -720,7 +720,7 @@ def page_copies_its_curl_line(chromium):
         equal("selected", page.run("getSelection().toString()"), page.text("#curl"))
 
 
-if CHROMIUM is None:
+if __name__ == "__main__" and CHROMIUM is None:
     print("skip browser: no Chromium here")
 elif __name__ == "__main__":
     try:

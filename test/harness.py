@@ -8,11 +8,15 @@ import concurrent.futures
 import http.client
 import os
 import re
+import shutil
 import signal
 import socket
 import struct
+import ssl
 import subprocess
 import sys
+import tempfile
+import textwrap
 import threading
 import time
 import traceback
@@ -69,6 +73,38 @@ def poll(what, probe, seconds=DEADLINE):
         if time.monotonic() > deadline:
             raise Failure("%s: not within %g s" % (what, seconds))
         time.sleep(0.01)
+
+
+def need(*tools):
+    """Their paths, also where only root looks; a test that lacks one is skipped."""
+    paths = [shutil.which(tool, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+             for tool in tools]
+    for tool, path in zip(tools, paths):
+        if not path:
+            raise Skip("no %s here" % tool)
+    return paths[0] if len(paths) == 1 else paths
+
+
+# ===== README's lines =====
+
+def readme():
+    with open(os.path.join(os.path.dirname(HERE), "README"), encoding="utf-8") as file:
+        return file.read()
+
+
+def readme_block(first):
+    """The indented text of README that begins with the line that begins so, up to other text."""
+    found = re.search(r"^    %s.*\n(?:(?:    .*)?\n)*" % re.escape(first), readme(), re.M)
+    true("README has no line %r" % first, found)
+    return textwrap.dedent(found[0]).rstrip("\n") + "\n"
+
+
+def replace(text, *pairs):
+    """Each must stand there."""
+    for old, new in pairs:
+        true("README's lines have no %r" % old, old in text)
+        text = text.replace(old, new)
+    return text
 
 
 # ===== Log lines =====
@@ -374,6 +410,109 @@ class Server:
                 raise Failure("event=%s: %d of %d within %g s"
                               % (name, len(self.events(name)), count, seconds))
             return self.events(name)
+
+
+# ===== A proxy in front =====
+
+SITE = "app.example.com"  # README's
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def make_certificate(folder):
+    """app.key, and app.pem with the certificate and the key; what trusts it."""
+    done = subprocess.run(
+        [need("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt",
+         "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=" + SITE,
+         "-addext", "subjectAltName=DNS:" + SITE, "-keyout", folder + "/app.key",
+         "-out", folder + "/cert.pem"], capture_output=True)
+    equal("openssl: " + done.stderr.decode(), done.returncode, 0)
+    with open(folder + "/app.pem", "wb") as out:
+        for part in ("cert.pem", "app.key"):
+            with open(folder + "/" + part, "rb") as file:
+                out.write(file.read())
+    return ssl.create_default_context(cafile=folder + "/cert.pem")
+
+
+def nginx_words(folder, site):
+    """Its arguments; workers of root's nginx would not get at a test's sockets."""
+    temporary = "".join("%s_temp_path %s;" % (what, folder)
+                        for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    with open(folder + "/nginx.conf", "w", encoding="utf-8") as file:
+        file.write("%sdaemon off; worker_processes 2; pid %s/pid; events {}\n"
+                   "http { access_log off; %s\n%s}\n"
+                   % ("user root; " * (os.geteuid() == 0), folder, temporary, site))
+    return ["-p", folder, "-c", folder + "/nginx.conf", "-e", "stderr"]
+
+
+def haproxy_words(folder, text):
+    with open(folder + "/haproxy.cfg", "w", encoding="utf-8") as file:
+        file.write(text)
+    return ["-db", "-f", folder + "/haproxy.cfg"]
+
+
+def listening(port):
+    try:
+        dial("127.0.0.1:%d" % port).close()
+        return True
+    except ConnectionRefusedError:
+        return False
+
+
+class Proxy:
+    """nginx or HAProxy, with a certificate for SITE. configure(folder, ports) answers what it is
+    to do: for nginx, what stands in its http block."""
+
+    words = {"nginx": nginx_words, "haproxy": haproxy_words}
+
+    def __init__(self, kind, configure, doors=1):
+        self.kind, self.configure, self.path = kind, configure, need(kind)
+        self.folder = tempfile.TemporaryDirectory(prefix="exportws-proxy.")
+        self.processes = []
+        try:
+            self.tls = make_certificate(self.folder.name)
+            for _ in range(5):  # somebody else may take a port meanwhile
+                self.ports = [free_port() for _ in range(doors)]
+                if self.start():
+                    return
+            raise Failure("%s does not start: %s" % (kind, self.said()))
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def start(self, *more):
+        """Whether it listens on all of its ports."""
+        words = self.words[self.kind](self.folder.name,
+                                      self.configure(self.folder.name, self.ports))
+        with open(self.folder.name + "/said", "wb") as said:
+            process = subprocess.Popen([self.path, *words, *more], stdin=subprocess.DEVNULL,
+                                       stdout=said, stderr=said, start_new_session=True)
+        self.processes.append(process)
+        poll("the proxy listens", lambda: process.poll() is not None or
+             all(map(listening, self.ports)))
+        return process.poll() is None
+
+    def said(self):
+        with open(self.folder.name + "/said", encoding="utf-8") as file:
+            return file.read()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        """Ends it, and the workers that it may have left: each is a session of its own."""
+        for process in self.processes:
+            process.terminate()
+            try:
+                process.wait(DEADLINE)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        self.folder.cleanup()
 
 
 # ===== Running tests =====

@@ -23,8 +23,8 @@ from collections import namedtuple
 
 sys.dont_write_bytecode = True
 from harness import (CLOSE, DEADLINE, PATH, PING, PROGRAM, READY, TEXT, Connection,  # noqa: E402
-                     Failure, Server, Skip, attempt, between, dial, equal, log_fault, log_fields,
-                     poll, read_head, run, true)
+                     Failure, Server, Skip, attempt, between, dial, equal, free_port, log_fault,
+                     log_fields, poll, read_head, run, true)
 
 # ===== The table of the contract =====
 
@@ -113,12 +113,6 @@ def has_ipv6():
         return True
     except OSError:
         return False
-
-
-def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 # ===== Doors =====

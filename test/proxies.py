@@ -1,18 +1,17 @@
 #!/usr/bin/env python3
 """exportws behind real proxies, nginx and HAProxy, which end TLS with README's own lines: wss:// by
-Python's websockets, idle past the proxy's timeout, the client's real address, forged headers.
+Python's websockets and by Chromium, idle past the proxy's timeout, the client's real address,
+forged headers.
 
 Environment: EXPORTWS, the server (./exportws). Prints a line for every test; arguments pick
 tests by a part of their name.
 """
 import asyncio
 import base64
+import hashlib
 import hmac
 import os
-import re
-import shutil
 import socket
-import ssl
 import subprocess
 import sys
 import tempfile
@@ -26,70 +25,33 @@ except ImportError:
     print("skip proxies: this python3 has no websockets package")
     sys.exit(0)
 sys.path.append(HERE)
-from harness import PATH, Failure, Server, Skip, dial, equal, poll, run, true  # noqa: E402
+import harness  # noqa: E402
+from browser import CHROMIUM, Browser, Page  # noqa: E402
+from harness import (PATH, SITE, Server, Skip, equal, poll, readme_block,  # noqa: E402
+                     replace, run, true)
 
 PATIENCE = 10  # seconds for what should happen at once
 TIMEOUT = 3    # seconds: the proxies'
-NAME = "app.example.com"
-
-
-def readme_block(first):
-    """The block of README that begins with this line, up to the next text."""
-    with open(os.path.join(os.path.dirname(HERE), "README"), encoding="utf-8") as file:
-        found = re.search(r"^    %s.*\n(?:(?:    .*)?\n)*" % re.escape(first), file.read(), re.M)
-    true("README has no line %r" % first, found)
-    return found[0]
-
-
-def replace(text, *pairs):
-    """Each must stand there once or more."""
-    for old, new in pairs:
-        true("README's lines have no %r" % old, old in text)
-        text = text.replace(old, new)
-    return text
 
 
 # ===== Proxies =====
 
-def make_certificate(folder):
-    """app.key, and app.pem with the certificate and the key."""
-    done = subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-         "-nodes", "-days", "2", "-subj", "/CN=" + NAME, "-addext", "subjectAltName=DNS:" + NAME,
-         "-keyout", folder + "/app.key", "-out", folder + "/cert.pem"], capture_output=True)
-    equal("openssl: " + done.stderr.decode(), done.returncode, 0)
-    with open(folder + "/app.pem", "wb") as out:
-        for part in ("cert.pem", "app.key"):
-            with open(folder + "/" + part, "rb") as file:
-                out.write(file.read())
-
-
-def nginx_words(folder, listens, server):
+def nginx_site(folder, listens, server):
     site = replace(readme_block("server {"), ("/etc/ssl/", folder + "/"),
                    ("listen 443 ssl;", " ".join("listen %s ssl;" % at for at in listens)),
                    ("proxy_read_timeout 60s;", "proxy_read_timeout %ds;" % TIMEOUT))
     upstream = "proxy_pass http://127.0.0.1:8080;"
-    if server.clients.startswith("unix:"):
-        line = readme_block("    proxy_pass http://unix:").strip()
-        site = replace(site, (upstream, replace(
-            line, ("unix:/run/exportws/clients", server.clients))))
-    else:
-        site = replace(site, (upstream, "proxy_pass http://%s;" % server.clients))
-    temporary = "".join("%s_temp_path %s;" % (what, folder)
-                        for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-    with open(folder + "/nginx.conf", "w", encoding="utf-8") as file:
-        file.write("daemon off; master_process off; pid %s/pid; events {}\n"
-                   "http { access_log off; %s\n%s}\n" % (folder, temporary, site))
-    return ["-p", folder, "-c", folder + "/nginx.conf", "-e", "stderr"]
+    if not server.clients.startswith("unix:"):
+        return replace(site, (upstream, "proxy_pass http://%s;" % server.clients))
+    line = readme_block("    proxy_pass http://unix:").strip()
+    return replace(site, (upstream, replace(
+        line, ("unix:/run/exportws/clients", server.clients))))
 
 
-def haproxy_words(folder, listens, server):
-    text = replace(readme_block("frontend https"), ("/etc/ssl/", folder + "/"),
+def haproxy_site(folder, listens, server):
+    return replace(readme_block("frontend https"), ("/etc/ssl/", folder + "/"),
                    ("bind :443 ", "bind %s " % ",".join(listens)), ("60s", "%ds" % TIMEOUT),
                    ("127.0.0.1:8080", server.clients))
-    with open(folder + "/haproxy.cfg", "w", encoding="utf-8") as file:
-        file.write(text)
-    return ["-db", "-f", folder + "/haproxy.cfg"]
 
 
 def has_ipv6():
@@ -101,66 +63,24 @@ def has_ipv6():
         return False
 
 
-def answers(port):
-    try:
-        dial("127.0.0.1:%d" % port).close()
-        return True
-    except ConnectionRefusedError:
-        return False
-
-
-class Proxy:
+class Proxy(harness.Proxy):
     """A proxy in front of a server, started with README's lines."""
 
-    words = {"nginx": nginx_words, "haproxy": haproxy_words}
-
     def __init__(self, kind, server):
-        path = shutil.which(kind, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
-        if not path:
-            raise Skip("no %s here" % kind)
-        if not shutil.which("openssl"):
-            raise Skip("no openssl here")
-        self.folder = tempfile.TemporaryDirectory()
-        make_certificate(self.folder.name)
-        self.tls = ssl.create_default_context(cafile=self.folder.name + "/cert.pem")
-        self.process = None
-        for _ in range(5):  # somebody else may take the port meanwhile
-            if self.start(path, kind, server):
-                return
-        self.__exit__()
-        raise Failure("%s does not start: %s" % (kind, self.said))
-
-    def start(self, path, kind, server):
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            self.port = sock.getsockname()[1]
-        listens = ["127.0.0.1:%d" % self.port] + ["[::1]:%d" % self.port] * has_ipv6()
-        words = self.words[kind](self.folder.name, listens, server)
-        with open(self.folder.name + "/said", "wb") as said:
-            self.process = subprocess.Popen([path] + words, stdin=subprocess.DEVNULL, stdout=said,
-                                            stderr=said)
-        poll("the proxy listens", lambda: answers(self.port) or self.process.poll() is not None)
-        with open(self.folder.name + "/said", encoding="utf-8") as said:
-            self.said = said.read()
-        return self.process.poll() is None
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.process:
-            self.process.kill()
-            self.process.wait()
-        self.folder.cleanup()
+        site = {"nginx": nginx_site, "haproxy": haproxy_site}[kind]
+        hosts = ["127.0.0.1"] + ["[::1]"] * has_ipv6()
+        super().__init__(kind, lambda folder, ports: site(
+            folder, ["%s:%d" % (host, ports[0]) for host in hosts], server))
+        self.port = self.ports[0]
 
     def connect(self, token, source="127.0.0.2", **how):
         """A session over TLS: its name is checked against the certificate."""
         how.setdefault("ping_interval", None)
-        how.setdefault("origin", "https://" + NAME)
+        how.setdefault("origin", "https://" + SITE)
         host = "::1" if ":" in source else "127.0.0.1"
-        return websockets.connect("wss://%s:%d%s%s" % (NAME, self.port, PATH, token), host=host,
+        return websockets.connect("wss://%s:%d%s%s" % (SITE, self.port, PATH, token), host=host,
                                   port=self.port, ssl=self.tls,
-                                  server_hostname=NAME, local_addr=(source, 0), **how)
+                                  server_hostname=SITE, local_addr=(source, 0), **how)
 
     async def status(self, token, **how):
         """The status that refuses the upgrade, 101 when it is accepted."""
@@ -254,7 +174,7 @@ async def address_is_that_of_the_client(server, proxy):
 
 @test()
 async def origin_of_the_page_is_compared_with_the_host(server, proxy):
-    for origin, want in (("https://" + NAME, 101), ("https://%s:8443" % NAME, 101),
+    for origin, want in (("https://" + SITE, 101), ("https://%s:8443" % SITE, 101),
                          ("https://evil.example", 403), ("https://127.0.0.1", 403)):
         equal("status for " + origin, await proxy.status("ab12", origin=origin), want)
     true("no refusals", server.events("refuse"))
@@ -276,7 +196,53 @@ async def signed_tokens_pass(server_kind):
             true("peer %s of a proxy that is not trusted" % peer, peer.startswith("127.0.0.1:"))
 
 
+def chromium_for(proxy):
+    """One that finds SITE here and takes its certificate, and no other that it does not know."""
+    if CHROMIUM is None:
+        raise Skip("no Chromium here")
+    key = subprocess.run(["openssl", "pkey", "-in", proxy.folder.name + "/app.key", "-pubout",
+                          "-outform", "DER"], capture_output=True, check=True).stdout
+    return Browser("--host-resolver-rules=MAP %s 127.0.0.1" % SITE,
+                   "--ignore-certificate-errors-spki-list="
+                   + base64.b64encode(hashlib.sha256(key).digest()).decode())
+
+
+def chromium_loads_the_client_and_stays(kind):
+    """/exportws.js and wss:// through the proxy; then a silence of twice its timeout. The page is
+    the script's own text, whose icon nobody has."""
+    with Server("--trusted-proxy", "127.0.0.1", "--ping", "1") as server, \
+            Proxy(kind, server) as proxy:
+        chromium = chromium_for(proxy)
+        try:
+            with Page(chromium, "https://%s:%d/exportws.js" % (SITE, proxy.port),
+                      complaints=("Failed to load resource",)) as page:
+                page.run("""new Promise((resolve, reject) => {
+                    const script = document.createElement('script');
+                    Object.assign(script, {src: '/exportws.js', onload: resolve, onerror: reject});
+                    document.body.append(script);
+                }).then(() => undefined)""")
+                page.run("""var got = [], states = [], client = new ExportWS('%sab12', {
+                    onmessage(data) { got.push(data); }, onstate(state) { states.push(state); }
+                })""" % PATH)
+                page.wait("client.state === 'open'")
+                equal("url", page.run("client.ws.url"),
+                      "wss://%s:%d%sab12" % (SITE, proxy.port, PATH))
+                equal("peer", server.wait_event("open")[0]["peer"], "127.0.0.1")
+                server.send("ab12", "37 %")
+                page.wait("got.length === 1")
+                page.run("clearInterval(client.timer)")  # it says nothing, but for its pongs
+                time.sleep(2.5 * TIMEOUT)
+                server.send("ab12", "still there")
+                page.wait("got.length === 2")
+                equal("got", page.run("[got, states]"),
+                      [["37 %", "still there"], ["connecting", "open"]])
+        finally:
+            chromium.close()
+
+
 for one in ("nginx", "haproxy"):
+    TESTS.append(("chromium_loads_the_client_and_stays_" + one,
+                  lambda one=one: chromium_loads_the_client_and_stays(one)))
     TESTS.append(("signed_tokens_pass_" + one,
                   lambda one=one: asyncio.run(asyncio.wait_for(signed_tokens_pass(one), 40))))
 

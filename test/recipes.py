@@ -16,13 +16,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-import textwrap
 import time
 import urllib.request
 
 sys.dont_write_bytecode = True
 from harness import (HERE, PATH, PROGRAM, READY, TEXT, Failure, Server, Skip, equal,  # noqa: E402
-                     poll, run, true)
+                     free_port, need, poll, readme, readme_block, replace, run, true)
 
 DOOR = "127.0.0.1:8081"  # README's
 
@@ -40,36 +39,6 @@ def test(function):
 
 
 # ===== Tools =====
-
-def readme():
-    with open(os.path.join(os.path.dirname(HERE), "README"), encoding="utf-8") as file:
-        return file.read()
-
-
-def readme_block(first):
-    """The indented text of README that begins with the line that begins so, up to other text."""
-    found = re.search(r"^    %s.*\n(?:(?:    .*)?\n)*" % re.escape(first), readme(), re.M)
-    true("README has no line %r" % first, found)
-    return textwrap.dedent(found[0]).rstrip("\n") + "\n"
-
-
-def replace(text, *pairs):
-    """Each must stand there."""
-    for old, new in pairs:
-        true("README's lines have no %r" % old, old in text)
-        text = text.replace(old, new)
-    return text
-
-
-def need(*tools):
-    """Their paths, also where only root looks; a test that lacks one is skipped."""
-    paths = [shutil.which(tool, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-             for tool in tools]
-    for tool, path in zip(tools, paths):
-        if not path:
-            raise Skip("no %s here" % tool)
-    return paths[0] if len(paths) == 1 else paths
-
 
 def need_root():
     if os.geteuid() != 0:
@@ -287,12 +256,6 @@ def java_table_names_requests_that_work(folder):
 
 def promtool(*words, **how):
     return call(need("promtool"), *words, **how)
-
-
-def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 def write_prometheus(folder, server):

@@ -7,8 +7,6 @@ tests by a part of their name.
 import base64
 import hmac
 import os
-import re
-import shutil
 import signal
 import string
 import subprocess
@@ -18,11 +16,10 @@ import time
 import urllib.parse
 
 sys.dont_write_bytecode = True
-from harness import (HERE, PATH, TEXT, Server, Skip, dial, equal, poll, read_head,  # noqa: E402
-                     run, true)
+from harness import (PATH, TEXT, Server, dial, equal, need, poll, read_head,  # noqa: E402
+                     readme_block, run, true)
 
 LATER = 9999999999
-README = os.path.join(os.path.dirname(HERE), "README")
 
 TESTS = []
 
@@ -79,19 +76,11 @@ def hang_up(server, count):
 
 # ===== README's lines =====
 
-def readme_block(first):
-    """The indented lines of README that begin with the one that begins so."""
-    with open(README, encoding="utf-8") as file:
-        found = re.search(r"^    %s.*\n(?:    .*\n)*" % re.escape(first), file.read(), re.M)
-    true("README has no line %r" % first, found)
-    return "".join(line[4:] + "\n" for line in found[0].splitlines())
-
-
 def shell(script, **variables):
     """Runs it as the reader would; what it prints."""
     for tool in ("openssl", "basenc"):
-        if tool in script and not shutil.which(tool):
-            raise Skip("no %s here" % tool)
+        if tool in script:
+            need(tool)
     done = subprocess.run(["sh", "-eu", "-c", script], env={**os.environ, **variables},
                           capture_output=True, timeout=10)
     equal("stderr of README's lines", done.stderr.decode(), "")
@@ -131,7 +120,7 @@ def token_made_by_readme_gets_in(folder):
 
 @test
 def rotation_by_readme_disturbs_nobody(folder):
-    add, remove = readme_block("{ echo "), readme_block("head -n 1 F >F.new")
+    add, remove = readme_block("(umask 077; { echo ").split("\n\n")
     with signed_server(folder, "old\n") as server:
         def rotate(script, count):
             script = script.replace("F.new", '"$F.new"').replace(" F ", ' "$F" ').replace(
@@ -140,6 +129,7 @@ def rotation_by_readme_disturbs_nobody(folder):
             fields = server.wait_event("reload", count)[count - 1]
             equal("reload", (fields["level"], fields["option"], fields["secret"]),
                   ("info", "client-secret-file", "read"))
+            equal("who else may read it", os.stat(folder + "/secret").st_mode & 0o077, 0)
         old, new = sign("ab12", LATER, "old"), sign("ab12", LATER, "new")
         client = server.session(old)
         for step, want in ((None, (101, 403)), (add, (101, 101)), (remove, (403, 101))):

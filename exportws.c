@@ -5900,6 +5900,20 @@ static void program_notify(const char *state)
     close(fd);
 }
 
+/* Whoever reaches a push door without a secret may push to everybody. */
+static void program_open_door(exportws *w)
+{
+    char address[128] = "";
+    struct line l;
+    if (w->o.push_secret || exportws_address(w, EXPORTWS_PUSH, address, sizeof address) < 0) return;
+    if (strncmp(address, "127.", 4) == 0 || strncmp(address, "[::1]", 5) == 0 || *address == 'u' ||
+        !log_begin(w, &l, EXPORTWS_LOG_WARN, "start"))
+        return;
+    log_word(&l, "push", address);
+    log_words(&l, "why", "other machines may reach it: set --push-secret-file");
+    log_end(w, &l);
+}
+
 static int program_run(struct program *p, size_t bytes)
 {
     char why[256];
@@ -5917,6 +5931,7 @@ static int program_run(struct program *p, size_t bytes)
     program_signal_action(SIGHUP, program_hang_up);
     program_ready(running, &p->o, bytes);
     program_demo(running, &p->o);
+    program_open_door(running);
     program_notify("READY=1");
     int told = 0;
     do {

@@ -519,6 +519,12 @@ def trusted_proxy_may_be_a_network_or_a_unix_socket(give):
             options = [word for name in proxy for word in give(name)]
             with Server("--listen", "unix:%s/door" % folder, *options) as server:
                 equal("over a Unix socket", forwarded(server, "203.0.113.7"), (101, peer))
+    with tempfile.TemporaryDirectory() as folder:  # who is not named is one address with all others
+        for options, want in (((), 429), (give("unix:"), 101)):
+            with Server("--listen", "unix:%s/door" % folder, "--per-address", "1",
+                        *options) as server:
+                equal("the first", forwarded(server, "203.0.113.7")[0], 101)
+                equal("another", forwarded(server, "203.0.113.8")[0], want)
     if has_ipv6():
         with Server("--listen", "[::1]:0", *give("::/64")) as server:
             equal("IPv6", forwarded(server, "::ffff:203.0.113.7"), (101, "203.0.113.7"))
@@ -955,6 +961,27 @@ def hard_descriptor_limit_is_warned_of_with_the_figure():
     with Server("--capacity", "500", "--log", "error", limits="ulimit -n 64") as server:
         server.session("ab12")
     equal("lines at --log error", server.log, [])
+
+
+@test
+def push_door_that_others_reach_without_a_secret_is_warned_of():
+    def warnings(*options):
+        with Server(*options) as server:
+            server.session("ab12")
+        return [log_fields(line) for line in server.log if "level=warn" in line], server
+    with tempfile.TemporaryDirectory() as folder:
+        with open(folder + "/secret", "w", encoding="utf-8") as file:
+            file.write("s3cret\n")
+        for door in (":0", "0.0.0.0:0"):
+            told, server = warnings("--push", door)
+            equal("warnings", [(row["event"], row["push"]) for row in told],
+                  [("start", server.push)])
+            true("no --push-secret-file: %r" % told, "--push-secret-file" in told[0]["why"])
+            equal("with a secret", warnings("--push", door, "--push-secret-file",
+                                            folder + "/secret")[0], [])
+            equal("at --log error", warnings("--push", door, "--log", "error")[0], [])
+        for door in ("127.0.0.1:0", "127.0.0.2:0", "[::1]:0", "unix:" + folder + "/door", "none"):
+            equal(door, warnings("--push", door)[0], [])
 
 
 # ===== The log =====

@@ -68,7 +68,7 @@ def refusals():
     source, found, calls = read("exportws.c"), set(), 0
     for status, why in re.findall(r'\(struct refusal\)\{([^,]*),\s*"([^"]+)"', source):
         found.add((status if status.isdigit() else "", why, "client"))
-    for call in re.finditer(r"\b(client_refuse|push_refuse|refuse_note)\(w, &?[^,]+, (.*?)\);\n",
+    for call in re.finditer(r"\b(client_refuse|push_refuse(?:_message)?|refuse_note)\(w, &?[^,]+, (.*?)\);\n",
                             source, re.S):
         door = "push" if call[1] != "client_refuse" else "client"
         parts = re.split(r',\s*(?=(?:[^"]*"[^"]*")*[^"]*$)', call[2])
@@ -79,7 +79,7 @@ def refusals():
         else:
             true("a refusal that this test does not see: " + call[0],
                  re.search(r"(head|token)_why\(|\bwhy\b", call[0]))
-    equal("calls", calls, len(re.findall(r"\b(?:client_refuse|push_refuse|refuse_note)\(w,",
+    equal("calls", calls, len(re.findall(r"\b(?:client_refuse|push_refuse(?:_message)?|refuse_note)\(w,",
                                          source)))
     for door in "client", "push":
         for function in "head_why", "token_why":

@@ -68,8 +68,8 @@ def refusals():
     source, found, calls = read("exportws.c"), set(), 0
     for status, why in re.findall(r'\(struct refusal\)\{([^,]*),\s*"([^"]+)"', source):
         found.add((status if status.isdigit() else "", why, "client"))
-    for call in re.finditer(r"\b(client_refuse|push_refuse(?:_message)?|refuse_note)\(w, &?[^,]+, (.*?)\);\n",
-                            source, re.S):
+    callers = r"\b(client_refuse|push_refuse(?:_message)?|refuse_note)\(w,"
+    for call in re.finditer(callers + r" &?[^,]+, (.*?)\);\n", source, re.S):
         door = "push" if call[1] != "client_refuse" else "client"
         parts = re.split(r',\s*(?=(?:[^"]*"[^"]*")*[^"]*$)', call[2])
         said = [text for text in map(literal, parts[1:]) if text and not text.startswith("\\r")]
@@ -79,8 +79,7 @@ def refusals():
         else:
             true("a refusal that this test does not see: " + call[0],
                  re.search(r"(head|token)_why\(|\bwhy\b", call[0]))
-    equal("calls", calls, len(re.findall(r"\b(?:client_refuse|push_refuse(?:_message)?|refuse_note)\(w,",
-                                         source)))
+    equal("calls", calls, len(re.findall(callers, source)))
     for door in "client", "push":
         for function in "head_why", "token_why":
             for why, status in statuses_of(function).items():
@@ -252,6 +251,7 @@ def first_screen_is_what_one_gets():
             os.close(near)
         # The log of that is what stands in Log and metrics.
         shown = re.search(r"^    time=.*?delivered=1$", chapter("LOG AND METRICS"), re.M | re.S)
+        server.wait_event("push")
         log = [line for line in server.log if "event=open" in line or "event=push" in line]
         equal("log", same("".join(log)), same(shown[0]))
 

@@ -4076,6 +4076,7 @@ static const char *const page_demo[] = {
     "ol { flex: 1; min-width: 0; list-style: none; padding: 0 }\n"
     "li { display: grid; grid-template-columns: 1fr auto 3.5rem; align-items: center;\n"
     "  padding: .75rem 0; border-top: 1px solid var(--line) }\n"
+    "li:last-child { padding-bottom: 0 }\n"
     "li code { grid-column: 2 / -1 }\n"
     "li p { grid-column: 1 / -1; overflow-wrap: anywhere; white-space: pre-wrap }\n"
     "li b { text-align: right; font-size: .875rem; white-space: nowrap }\n"
@@ -4226,7 +4227,7 @@ static const struct page {
     {"text/html; charset=utf-8",
      PAGE_FIELDS
      "\r\nContent-Security-Policy: default-src 'none'; connect-src 'self'; img-src data:; "
-     "style-src 'sha256-f8hYueqN0/iLYECBEY47L4fw1bVfPks1XO9Y4jDgXSU='; "
+     "style-src 'sha256-oFf1TVuPR3bIWEBaNBLuZ2DQG5LYVqyVKmH0YgAPJIg='; "
      "script-src 'self' 'sha256-bLavzL1fC8zx+LmqDWkWzl5HMkNUqJHeEyY9OAc+6V0='; "
      "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
      page_demo},

@@ -11,6 +11,7 @@ import hmac
 import http.server
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -20,7 +21,7 @@ import threading
 import time
 
 sys.dont_write_bytecode = True
-from harness import (DEADLINE, PATH, Failure, Server, dial, equal, poll, run,  # noqa: E402
+from harness import (DEADLINE, HERE, PATH, Failure, Server, dial, equal, poll, run,  # noqa: E402
                      true)
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
@@ -487,7 +488,8 @@ def guest(chromium, *options):
 
 @test
 def page_of_another_origin_is_refused(chromium):
-    for options, want in ((("--origin", "https://another.example"), "waiting"), ((), "open")):
+    for options, want in ((("--origin", "https://another.example"), "waiting"), ((), "open"),
+                          (("--log", "info"), "waiting")):  # the last: no list, and another host
         with guest(chromium, *options) as (server, page):
             page.run("Math.random = () => 0.5; var one = new ExportWS(door + 't', call)")
             page.wait("states.length >= 2")
@@ -500,6 +502,45 @@ def page_of_another_origin_is_refused(chromium):
 
 
 # ----- the client by itself, in a page of somebody else -----
+
+def readme_script(first):
+    """README's lines from the one that begins so to the next text."""
+    with open(os.path.join(os.path.dirname(HERE), "README"), encoding="utf-8") as file:
+        found = re.search(r"^    %s.*\n(?:    .*\n)*" % re.escape(first), file.read(), re.M)
+    true("README has no line %r" % first, found)
+    return found[0]
+
+
+@test
+def plain_lines_of_readme_show_a_message(chromium):
+    with guest(chromium) as (server, page):
+        lines = readme_script("const s = new WebSocket").replace("127.0.0.1:8080", server.clients)
+        page.run("var got = [], beat; console.log = text => got.push(text);"
+                 "globalThis.setInterval = f => beat = f;" + lines.replace("const s", "var s"))
+        page.wait("Boolean(beat)")
+        server.send("demo", "37 %")
+        page.wait("got.length === 1")
+        equal("got", page.run("got"), ["37 %"])
+        page.run("beat()")
+        poll("heartbeat", lambda: server.metric("exportws_heartbeats_total") == 1)
+        page.run("s.close(); var one")
+
+
+@test
+def client_of_readme_shows_a_message(chromium):
+    with guest(chromium) as (server, page):
+        lines = readme_script("<script src=").replace("https://push.example.com",
+                                                      "http://" + server.clients)
+        script = lines[lines.index("<script>\n") + 9:lines.rindex("</script>")]
+        page.run("var shown = [], said = [], one; console.log = (...words) => said.push(words);"
+                 "{ const token = 'a b', show = data => shown.push(data);" + script +
+                 "one = client; } 0")
+        page.wait("one.state === 'open'")
+        server.send("a b", "37 %")
+        page.wait("shown.length === 1")
+        equal("shown", page.run("shown"), ["37 %"])
+        equal("said", page.run("said"), [["connecting", None], ["open", None]])
+
 
 @test
 def client_makes_its_url_of_what_it_is_given(chromium):
@@ -640,8 +681,7 @@ def client_beats_and_knows_a_dead_line(chromium):
 
 # ----- how it looks, and to whom -----
 
-CONTRAST = """
-(() => {
+LIGHT = """
   const rgb = text => text.match(/[\\d.]+/g).map(Number);
   const light = c => c.slice(0, 3).map(v => v / 255)
     .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
@@ -653,11 +693,30 @@ CONTRAST = """
     }
   };
   const ratio = (a, b) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+"""
+
+CONTRAST = "(() => {" + LIGHT + """
   return [...document.querySelectorAll('body *')]
     .filter(e => e.checkVisibility() && (e.value || [...e.childNodes].some(
       n => n.nodeType === 3 && n.data.trim())) && !['SCRIPT', 'STYLE'].includes(e.tagName))
     .map(e => [e.tagName + '#' + e.id,
       ratio(light(rgb(getComputedStyle(e).color)), light(ground(e)))]);
+})()"""
+
+
+# What is no text, beside what is behind it: a field's edge, a ring, the bar, the state's dot.
+EDGES = "(() => {" + LIGHT + """
+  const $ = id => document.querySelector(id);
+  const of = (e, what) => light(rgb(getComputedStyle(e)[what]));
+  const card = light(ground($('form'))), bar = $('progress');
+  $('#copy').focus();
+  return [
+    ['edge of the field, outside', ratio(of($('input'), 'borderColor'), card)],
+    ['edge of the field, inside', ratio(of($('input'), 'borderColor'), light(ground($('input'))))],
+    ['edge of a button', ratio(of($('#copy'), 'borderColor'), card)],
+    ['focus ring', ratio(of($('#copy'), 'outlineColor'), card)],
+    ['bar', ratio(of($('form button'), 'backgroundColor'), of(bar, 'backgroundColor'))],
+    ['dot of the state', ratio(of($('#state'), 'color'), light(ground($('#state'))))]];
 })()"""
 
 
@@ -674,6 +733,9 @@ def look_at(chromium, width, scheme):
                                           scheme=scheme) as page:
         page.wait_text("#state", "Connected")
         page.shoot("demo-%d-%s-empty" % (width, scheme))
+        asked = {event["request"]["url"].split("/")[2] for event in page.events(
+            "Network.requestWillBeSent") if not event["request"]["url"].startswith("data:")}
+        equal("hosts that it needs", asked, {server.clients})
         for body in ("Collecting rows", '{"progress":0.08,"text":"800 of 10,000 rows"}',
                      '{"progress":0.37,"text":"3,700 of 10,000 rows"}',
                      '{"progress":1,"text":"Packing"}', "done: https://a.example.com/" + 60 * "x"):
@@ -700,6 +762,11 @@ def look_at(chromium, width, scheme):
             stops.append(page.run("[document.activeElement.id || document.activeElement.innerText,"
                                   " getComputedStyle(document.activeElement).outlineStyle]"))
         equal("stops of Tab", stops, [["token", "solid"], ["Connect", "solid"], ["copy", "solid"]])
+        page.shoot("demo-%d-%s-focus" % (width, scheme))
+        edges = page.run(EDGES)
+        equal("edges", len(edges), 6)
+        for name, ratio in edges:
+            true("contrast of the %s at %s: %.2f" % (name, scheme, ratio), ratio >= 3)
 
 
 for size in (1280, 360):

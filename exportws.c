@@ -1208,6 +1208,7 @@ struct exportws {
     uint32_t expired;               /* messages that nobody came for, to be told of */
     uint32_t left_first, left_last; /* sessions that have left and whose on_close is to come */
     uint32_t waiting;               /* connections that wait for an input buffer */
+    uint32_t replays;               /* sessions that are still being sent what they have missed */
     struct chain timers[TIMERS], ages[2]; /* messages by expiry: not got, history */
     struct chain spare[2]; /* records without session and message, by age: 0: nothing is known that
                               `forgotten` does not say, 1: the others */
@@ -2211,7 +2212,7 @@ static void conn_advance(struct exportws *w, struct conn *c, uint32_t index)
     uint32_t next = m->next;
     c->queued--;
     c->sent = 0;
-    if (c->replay > 0) c->replay--;
+    if (c->replay > 0 && --c->replay == 0) w->replays--;
     if (index == c->out.first) {
         c->out.first = next;
         if (next == NONE) c->out.last = NONE;
@@ -2239,6 +2240,7 @@ static void conn_drop_queue(struct exportws *w, struct conn *c)
         c->queued--;
     }
     while (c->queued > 0) conn_advance(w, c, conn_next(w, c));
+    if (c->replay > 0) c->replay = 0, w->replays--;
     c->own = c->all = NONE;
     if (current == NONE) return;
     c->queued = 1;
@@ -2647,8 +2649,40 @@ static uint32_t pushed_record(struct exportws *w, struct pushed *p)
     return p->record - 1;
 }
 
-/* Keeps the message for those who can't take it now. 0, or -1 when there is no room. */
-static int pushed_keep(struct exportws *w, struct pushed *p)
+/* The oldest of history that a connection is still being sent: its id, or UINT64_MAX. */
+static uint64_t replay_oldest(const struct exportws *w, const struct conn *c)
+{
+    uint64_t id = c->replay > 0 && c->all != NONE ? message_at(w, c->all)->id : UINT64_MAX;
+    if (c->replay == 0 || c->own == NONE) return id;
+    const struct message *m = message_at(w, c->own);
+    return (m->flags & MESSAGE_GOT) && m->id < id ? m->id : id;
+}
+
+/* History gives way to new messages also where somebody is reading it, when no other is left: who is
+ * farthest back has to go, and may come again. Not a session of the token of `to` (NULL: of none),
+ * which are being gone through. 1, or 0 when there is nobody. */
+static int replay_give_way(struct exportws *w, const struct conn *to)
+{
+    struct conn *last = NULL;
+    uint64_t least = UINT64_MAX;
+    for (uint32_t i = 0; w->replays > 0 && i < w->capacity; i++) {
+        struct conn *c = &w->conns[i];
+        uint64_t id = replay_oldest(w, c);
+        if (to && c->state == CONN_OPEN && c->token == to->token) continue;
+        if (id < least) least = id, last = c;
+    }
+    if (!last) return 0;
+    if (last->state == CONN_OPEN) {
+        session_fail(w, last, EXPORTWS_BY_SLOW, 1013, "too slow: history gave way");
+    } else { /* one that has ended, but not got all: its socket goes */
+        last->sent = 0;
+        session_lost(w, last, last->reason, last->code);
+    }
+    return 1;
+}
+
+/* Keeps the message, if there is room beside what others are reading. 0, or -1. */
+static int pushed_store(struct exportws *w, struct pushed *p)
 {
     if (p->index == NONE) {
         uint32_t index = message_new(w, p->kind, 0, p->name, p->name_size);
@@ -2665,6 +2699,15 @@ static int pushed_keep(struct exportws *w, struct pushed *p)
     message_at(w, p->index)->id = p->id;
     message_link(w, p->index, pushed_record(w, p));
     p->linked = 1;
+    return 0;
+}
+
+/* Keeps the message for those who can't take it now: for `to`, or (NULL) for who is to come. 0, or
+ * -1 when there is no room. */
+static int pushed_keep(struct exportws *w, struct pushed *p, const struct conn *to)
+{
+    while (pushed_store(w, p) < 0)
+        if (!replay_give_way(w, to)) return -1;
     return 0;
 }
 
@@ -2697,7 +2740,7 @@ static int session_give(struct exportws *w, struct conn *c, struct pushed *p)
         }
     }
     int full = c->queued - c->replay >= w->o.queue;
-    if (full || pushed_keep(w, p) < 0) {
+    if (full || pushed_keep(w, p, c) < 0) {
         if (sent > 0) session_lost(w, c, EXPORTWS_BY_SLOW, 1006);
         else
             session_fail(w, c, EXPORTWS_BY_SLOW, 1013,
@@ -2746,7 +2789,8 @@ static int pushed_settle(struct exportws *w, struct pushed *p, int reached)
 {
     int history = w->o.hold_ms > 0 && w->o.history > 0 && (reached > 0 || !p->name);
     int hold = w->o.hold_ms > 0 && reached == 0 && p->name;
-    int held = (history || hold) && pushed_keep(w, p) == 0 && hold;
+    int held = hold && pushed_keep(w, p, NULL) == 0;
+    if (history) pushed_store(w, p);
     if (p->linked) {
         if (p->got) message_got(w, p->index);
         message_settle(w, p->index);
@@ -3353,6 +3397,7 @@ static struct conn *client_admit(struct exportws *w, struct conn *from, struct e
     c->queued = 0; /* the 101 goes before that */
     int result = conn_send(w, c, (const uint8_t *)bytes, t.n, control_share(w));
     c->replay = c->queued += missed;
+    w->replays += c->replay > 0;
     if (result < 0 || (c->queued > 0 && conn_flush(w, c) < 0))
         session_lost(w, c, EXPORTWS_BY_ERROR, 1006);
     else conn_output_done(w, c, 1);
@@ -3690,13 +3735,24 @@ static void push_body_over(struct exportws *w, struct conn *c)
     }
 }
 
+/* Appends to a draft. 0, or -1 when there is no room. */
+static int push_append(struct exportws *w, const struct push *q, const uint8_t *p, size_t n)
+{
+    const struct message *m = message_at(w, q->draft);
+    for (size_t done = 0; message_append(w, q->draft, p + done, n - done) < 0;) {
+        if (!replay_give_way(w, NULL)) return -1;
+        done = m->size - q->size;
+    }
+    return 0;
+}
+
 /* More of a body. What is wrong with it is told when it is over, so that the connection goes on; a
  * draft that comes to nothing takes no room meanwhile. */
 static void push_body_bytes(struct exportws *w, struct push *q, const uint8_t *p, size_t n)
 {
     if (q->status != 0 || n == 0) return;
     if (q->kind == OP_TEXT && utf8_feed(&q->utf8, p, n) < 0) q->status = 400;
-    else if (message_append(w, q->draft, p, n) < 0) q->status = 503;
+    else if (push_append(w, q, p, n) < 0) q->status = 503;
     q->size += (uint32_t)n;
     if (q->status != 0) push_drop_draft(w, q);
 }
@@ -3705,7 +3761,8 @@ static void push_body_bytes(struct exportws *w, struct push *q, const uint8_t *p
 static void push_start_draft(struct exportws *w, struct push *q, const uint8_t *name,
                              size_t name_size)
 {
-    q->draft = message_new(w, q->kind, 1, name, name_size);
+    do q->draft = message_new(w, q->kind, 1, name, name_size);
+    while (q->draft == NONE && replay_give_way(w, NULL));
     if (q->draft == NONE) q->status = 503;
 }
 

@@ -172,7 +172,7 @@ static inline const char *audit_timers(const struct exportws *w, struct audit *a
 
 static inline const char *audit_inputs(const struct exportws *w, struct audit *a)
 {
-    uint32_t unused = 0, holders = 0, waiting = 0;
+    uint32_t unused = 0, holders = 0, waiting = 0, replays = 0;
     (void)a;
     for (uint32_t i = 0; i < w->input_count; i++) {
         const struct input *in = &w->inputs[i];
@@ -190,7 +190,10 @@ static inline const char *audit_inputs(const struct exportws *w, struct audit *a
         if (c->state == CONN_FREE && (c->flags & CONN_WAITING)) return "a free slot waits";
         holders += c->state != CONN_FREE && c->input > 0;
         waiting += c->state != CONN_FREE && (c->flags & CONN_WAITING) != 0;
+        replays += c->state != CONN_FREE && c->replay > 0;
+        if (c->replay > c->queued) return "more is replayed than waits";
     }
+    if (replays != w->replays) return "replays != connections that have missed something";
     if (unused != w->free_inputs || unused + holders != w->input_count)
         return "free inputs + those held != inputs";
     return waiting != w->waiting ? "waiting != connections that wait for an input" : NULL;

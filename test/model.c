@@ -138,7 +138,7 @@ struct item {
 
 struct session {
     int used, open, dead, cut, token, ids, n; /* cut: there was no room for the rest of a frame */
-    unsigned born;
+    unsigned born, slot;
     size_t sent, window, want; /* of the first item; what the socket takes yet; bytes to be got */
     struct item items[ITEMS];
     uint8_t bytes[WIRE_BYTES];
@@ -151,7 +151,7 @@ static struct model {
     unsigned moment;
     int blocks, reserve, own, late; /* free blocks; of those in use: in bytes of sessions' own; free
                                        when the turn is over */
-    int block_count;
+    int block_count, gave_way;
     size_t block_bytes, head_bytes;
     unsigned hold_ms, history, queue, per_token;
     uint64_t first_id, next_id, expired;
@@ -232,7 +232,7 @@ static void settle(struct said *m)
 }
 
 /* The buffer gets it; a draft is there already. */
-static int keep(struct said *m, int draft)
+static int store(struct said *m, int draft)
 {
     if (m->kept) return 1;
     if (draft ? !make_room(model.reserve - 1) : !take(m->cost)) return 0;
@@ -259,6 +259,7 @@ static void drop(struct session *s)
 {
     int first = s->sent > 0;
     while (s->n > first) pop(s, first);
+    s->items[0].old = 0;
 }
 
 /* It is gone at once, for its peer when the turn is over. */
@@ -317,6 +318,46 @@ static void fail_slow(struct session *s, const char *why)
     end(s, 1013, why);
 }
 
+/* The oldest of history among what it has missed and waits for. */
+static uint64_t oldest_of(const struct session *s)
+{
+    int own = 0, all = 0;
+    uint64_t id = UINT64_MAX;
+    for (int i = 0; i < s->n && s->items[0].old; i++) {
+        const struct said *m = s->items[i].said < 0 ? NULL : &model.said[s->items[i].said];
+        if (!m || (m->to == ALL ? all++ : own++)) continue; /* what is behind the first is newer */
+        if (m->got && m->id < id) id = m->id;
+    }
+    return id;
+}
+
+/* Who is farthest back in history has to go, for what `to` or (NULL) nobody can take; not who is of
+ * the same token. Which one of two is the server's business. */
+static int give_way(const struct session *to)
+{
+    struct session *last = NULL;
+    uint64_t least = UINT64_MAX;
+    for (int i = 0; i < SESSIONS; i++) {
+        struct session *s = &model.sessions[i];
+        if (!s->used || (to && s->open && s->token == to->token)) continue;
+        uint64_t id = oldest_of(s);
+        if (id > least || id == UINT64_MAX || (id == least && last && s->slot > last->slot)) continue;
+        least = id, last = s;
+    }
+    if (!last) return 0;
+    model.gave_way++;
+    if (last->open) fail_slow(last, "too slow: history gave way");
+    else last->sent = 0, lose(last);
+    return 1;
+}
+
+static int keep(struct said *m, int draft, const struct session *to)
+{
+    while (!store(m, draft))
+        if (!give_way(to)) return 0;
+    return 1;
+}
+
 /* The frame of a message for a session. */
 static size_t frame_of(const struct said *m, int ids, uint8_t *out)
 {
@@ -367,7 +408,7 @@ static int give(struct session *s, int index, int draft, int *whole)
     size_t n = frame_of(m, s->ids, frame), sent = s->n == 0 ? give_bytes(s, frame, 0, n) : 0;
     int full = young(s) >= model.queue;
     if (sent == n) return *whole = 1;
-    if (full || !keep(m, draft)) {
+    if (full || !keep(m, draft, s)) {
         if (sent > 0) lose(s);
         else fail_slow(s, full ? "too slow: queue full" : "too slow: buffer full");
         return 0;
@@ -390,9 +431,10 @@ static int model_push(struct session *const *order, int n, int draft)
     m->cost = cost_of(m->to == ALL ? 0 : 1, m->size);
     m->kept = m->got = m->ages = m->waits = 0;
     if (draft) model.blocks -= m->cost;
-    for (int i = 0; i < n; i++) reached += give(order[i], index, draft, &whole);
-    int hold = model.hold_ms > 0 && (reached == 0 && m->to != ALL ? 1 : model.history > 0);
-    if (hold) keep(m, draft);
+    for (int i = 0; i < n; i++)
+        if (order[i]->open) reached += give(order[i], index, draft, &whole);
+    if (model.hold_ms > 0 && reached == 0 && m->to != ALL) keep(m, draft, NULL);
+    else if (model.hold_ms > 0 && model.history > 0) store(m, draft);
     if (m->kept && whole) set_got(m);
     if (m->kept) settle(m);
     else if (draft) model.blocks += m->cost;
@@ -783,6 +825,8 @@ static void step_connect(void)
     run.gaps += ids && asked && model_gap(token, last), run.connects++;
     model_connect(s, ids && asked, last, head, (size_t)n);
     settle_server();
+    for (uint32_t k = 0; k < run.w->capacity; k++)
+        if (run.w->conns[k].fd == WIRE_FD + i) s->slot = k;
 }
 
 /* A client's socket takes more, or its client dies. */
@@ -968,8 +1012,8 @@ int main(int argc, char **argv)
     for (; steps > 0 ? run.step < steps : run.step % 1000 != 0 || real_ms() - begun < 10000;
          run.step++)
         step();
-    printf("# %d pushes, %d refused; %d connects, %d gaps; %d clients left in a frame\n",
-           run.pushes, run.refused, run.connects, run.gaps, run.cuts);
+    printf("# %d pushes, %d refused; %d connects, %d gaps, %d gave way; %d clients left in a frame\n",
+           run.pushes, run.refused, run.connects, run.gaps, model.gave_way, run.cuts);
     printf("ok model_and_server_agree: %llu steps, seed %llu\n", (unsigned long long)run.step,
            (unsigned long long)run.seed);
     exportws_end(run.w);

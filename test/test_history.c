@@ -31,6 +31,7 @@ static ssize_t send_part(int fd, const void *p, size_t n, int flags)
 
 #include "audit.h"
 
+#define LITERAL(text) (text), sizeof(text) - 1
 #define V1 "Sec-WebSocket-Protocol: exportws.v1\r\n"
 
 static struct unit u;
@@ -509,6 +510,24 @@ static const char *long_text(int i)
 
 enum { LONG = 100 };
 
+/* A client of abc whose socket takes little: what it has missed waits. */
+static void slow_resume(struct script *s, uint64_t last)
+{
+    char request[256];
+    narrow = 1024;
+    int n = snprintf(request, sizeof request,
+                     "GET %sabc?last=%llu HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\n"
+                     "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n%s"
+                     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+                     u.o.path, (unsigned long long)last, V1);
+    script_attach(s, &u, EXPORTWS_CLIENTS, NULL, 0);
+    for (uint32_t i = 0; i < u.w->pushers_at; i++)
+        if (u.w->conns[i].state == CONN_HEAD)
+            setsockopt(u.w->conns[i].fd, SOL_SOCKET, SO_SNDBUF, &narrow, sizeof narrow);
+    assert_int_equal(send(s->fd, request, (size_t)n, MSG_NOSIGNAL), n);
+    unit_settle(&u);
+}
+
 /* Much history; then a client whose socket takes little of it. Returns the first id. */
 static uint64_t long_replay(uint64_t ids[LONG])
 {
@@ -519,20 +538,7 @@ static uint64_t long_replay(uint64_t ids[LONG])
         play(&peers[3]);
     }
     leave(&peers[3]);
-    narrow = 1024;
-    char request[256], target[64];
-    snprintf(target, sizeof target, "abc?last=%llu", (unsigned long long)ids[0]);
-    int n = snprintf(request, sizeof request,
-                     "GET %s%s HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-                     "Sec-WebSocket-Version: 13\r\n%s"
-                     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-                     u.o.path, target, V1);
-    script_attach(&peers[0], &u, EXPORTWS_CLIENTS, NULL, 0);
-    for (uint32_t i = 0; i < u.w->pushers_at; i++)
-        if (u.w->conns[i].state == CONN_HEAD)
-            setsockopt(u.w->conns[i].fd, SOL_SOCKET, SO_SNDBUF, &narrow, sizeof narrow);
-    assert_int_equal(send(peers[0].fd, request, (size_t)n, MSG_NOSIGNAL), n);
-    unit_settle(&u);
+    slow_resume(&peers[0], ids[0]);
     assert_true(u.w->conns[0].queued > LONG / 2); /* more than the queue, and than the socket */
     return ids[0];
 }
@@ -631,6 +637,173 @@ static void replay_that_stands_is_slow(void **state)
     resume(&peers[1], "abc", ids[LONG - 2]); /* nothing is lost by that */
     expect(&peers[1], ids[LONG - 1], long_text(LONG - 1));
     expect_nothing(&peers[1]);
+}
+
+/* Of messages that nobody has got as many are held as there is room for, up to `most`: returns how
+ * many. */
+static uint32_t hold(const char *token, size_t size, uint32_t most)
+{
+    static const char text[600] = {'x'};
+    uint32_t n = 0;
+    while (n < most && exportws_send(u.w, token, text, size, EXPORTWS_BINARY) == 0) n++;
+    return n;
+}
+
+/* How many of a long replay have come, behind the 101. */
+static int long_came(struct script *s, const uint64_t ids[LONG], int from)
+{
+    int i = from;
+    while (s->got_size > 0 && (s->got[0] & 15) == OP_TEXT)
+        expect(s, ids[i], long_text(i)), i++;
+    return i - from;
+}
+
+/* What nobody has got comes before what somebody is reading: the reader is closed, and loses nothing
+ * that is not gone for all. */
+static void replay_gives_way_to_what_nobody_has_got(void **state)
+{
+    uint64_t ids[LONG];
+    (void)state;
+    long_replay(ids);
+    const uint32_t all = u.w->block_count - u.w->reserve;
+    uint32_t held = hold("new", 1, UINT32_MAX);
+    assert_true(all - held < 8); /* all but the frame that it is in */
+    expect_books(held, u.w->history);
+    assert_int_equal(exportws_sessions(u.w), 0);
+    assert_int_equal(u.w->m->closed[EXPORTWS_BY_SLOW], 1);
+    long_read();
+    int came = long_came(&peers[0], ids, 1);
+    assert_in_range(came, 1, LONG / 2);
+    script_expect(&peers[0], OP_CLOSE, LITERAL("\x03\xf5too slow: history gave way"));
+    expect_nothing(&peers[0]);
+    leave(&peers[0]);
+    exportws_kick(u.w, "new");
+    narrow = 0;
+    resume(&peers[0], "abc", ids[came]);
+    expect_gap(&peers[0]);
+    expect_nothing(&peers[0]);
+}
+
+/* Nothing is won by closing who gets what is held. */
+static void replay_of_what_nobody_has_got_is_left_alone(void **state)
+{
+    (void)state;
+    u.o.hold_ms = 60000;
+    restart();
+    uint32_t held = hold("abc", 600, UINT32_MAX);
+    slow_resume(&peers[0], 0);
+    assert_true(u.w->conns[0].replay > held / 2);
+    hold("new", 1, UINT32_MAX);
+    assert_int_equal(hold("new", 1, 1), 0);
+    assert_int_equal(exportws_sessions(u.w), 1);
+    expect_books(u.w->held, u.w->history);
+}
+
+/* The farthest back first, and no more than have to. */
+static void replays_give_way_one_by_one(void **state)
+{
+    uint64_t ids[LONG];
+    (void)state;
+    long_replay(ids);
+    slow_resume(&peers[1], ids[LONG / 2]);
+    slow_resume(&peers[2], ids[LONG / 4]);
+    for (uint32_t left = 2; left > 0; left--) {
+        while (exportws_sessions(u.w) > (int)left) assert_int_equal(hold("new", 1, 1), 1);
+        assert_int_equal(u.w->conns[0].state, CONN_CLOSING);
+        assert_int_equal(u.w->conns[1].state, CONN_OPEN);
+        assert_int_equal(u.w->conns[2].state, left == 2 ? CONN_OPEN : CONN_CLOSING);
+        expect_books(u.w->held, u.w->history);
+    }
+    assert_int_equal(u.w->replays, 1);
+    unit_settle(&u);
+    play(&peers[1]);
+    peers[1].got[peers[1].got_size] = '\0';
+    script_take(&peers[1], (size_t)(strstr((char *)peers[1].got, "\r\n\r\n") + 4 -
+                                    (char *)peers[1].got));
+    assert_int_equal(long_came(&peers[1], ids, LONG / 2 + 1), LONG / 2 - 1);
+    expect_nothing(&peers[1]);
+}
+
+/* One that is a little behind is not closed for one that is far behind: by messages to it, and to
+ * all, which the far one may be gone for before its turn. */
+static void replay_gives_way_to_live_messages(void **state)
+{
+    static char text[300];
+    uint64_t ids[LONG];
+    (void)state;
+    memset(text, 'x', sizeof text - 1);
+    for (int all = 0; all < 2; all++) {
+        u.o.queue = 1000;
+        for (size_t i = 0; i < COUNT(peers); i++) script_close(&peers[i]);
+        long_replay(ids);
+        join(&peers[1], "abd", ""), join(&peers[2], "abe", "");
+        session_clog(1);
+        while (exportws_sessions(u.w) == 3) say(all ? NULL : "abd", text);
+        assert_int_equal(u.w->conns[0].state, CONN_CLOSING);
+        assert_int_equal(u.w->m->closed[EXPORTWS_BY_SLOW], 1);
+        expect_books(0, u.w->history);
+        restart();
+    }
+}
+
+/* The token's own message does not: then it is its reader who is too slow. */
+static void replay_does_not_give_way_to_its_own_token(void **state)
+{
+    static char text[300];
+    uint64_t ids[LONG];
+    (void)state;
+    memset(text, 'x', sizeof text - 1);
+    u.o.queue = 1000;
+    long_replay(ids);
+    while (exportws_sessions(u.w) == 1) say("abc", text);
+    long_read();
+    long_came(&peers[0], ids, 1);
+    script_expect(&peers[0], OP_CLOSE, LITERAL("\x03\xf5too slow: buffer full"));
+}
+
+/* One that has ended before it got all is cut off. */
+static void replay_of_a_session_that_has_ended_gives_way(void **state)
+{
+    uint64_t ids[LONG];
+    (void)state;
+    long_replay(ids);
+    script_read(&peers[0]);
+    send_most = 5; /* it is in a frame */
+    exportws_step(u.w, 0);
+    assert_int_equal(u.w->conns[0].sent, 5);
+    assert_int_equal(exportws_close(u.w, session_of(0), 4000, "enough"), 0);
+    const uint32_t all = u.w->block_count - u.w->reserve;
+    assert_int_equal(hold("new", 1, UINT32_MAX), all);
+    expect_books(all, 0);
+    unit_settle(&u);
+    assert_int_equal(u.w->seats, 0);
+    assert_int_equal(u.w->m->closed[EXPORTWS_BY_ENDED], 1);
+    assert_int_equal(u.w->m->closed[EXPORTWS_BY_SLOW], 0);
+}
+
+/* A body on its way, when another has the reserve. */
+static void replay_gives_way_to_a_body_in_pieces(void **state)
+{
+    static char filler[69990], rest[4000];
+    const struct piece pieces[] = {{POST("there", "70000", ""), sizeof POST("there", "70000", "") - 1},
+                                   {filler, sizeof filler}};
+    uint64_t ids[LONG];
+    (void)state;
+    memset(filler, 'x', sizeof filler), memset(rest, 'x', sizeof rest - 1);
+    for (uint32_t spare = 0; spare < 2; spare++) {
+        for (size_t i = 0; i < COUNT(peers); i++) script_close(&peers[i]);
+        long_replay(ids);
+        join(&peers[1], "abd", "");
+        hold("full", 1, u.w->blocks_free - u.w->reserve - spare);
+        script_attach(&peers[2], &u, EXPORTWS_PUSH, pieces, COUNT(pieces));
+        play(&peers[2]);
+        assert_int_equal(u.w->blocks_free, spare);
+        assert_int_equal(exportws_sessions(u.w), 2);
+        assert_memory_equal(ask(POST("abd", "4000", "o"), rest), "HTTP/1.1 200 ", 13);
+        assert_int_equal(exportws_sessions(u.w), 1);
+        assert_int_equal(u.w->m->closed[EXPORTWS_BY_SLOW], 1);
+        restart();
+    }
 }
 
 /* Room that its 101 needs is not taken from what it is about to get. */
@@ -1549,6 +1722,13 @@ int main(void)
         TEST(live_messages_during_a_replay_fill_the_queue),
         TEST(replay_that_moves_is_not_slow),
         TEST(replay_that_stands_is_slow),
+        TEST(replay_gives_way_to_what_nobody_has_got),
+        TEST(replay_of_what_nobody_has_got_is_left_alone),
+        TEST(replays_give_way_one_by_one),
+        TEST(replay_gives_way_to_live_messages),
+        TEST(replay_does_not_give_way_to_its_own_token),
+        TEST(replay_of_a_session_that_has_ended_gives_way),
+        TEST(replay_gives_way_to_a_body_in_pieces),
         TEST(missed_messages_are_safe_before_the_101_is_sent),
         TEST(last_must_be_an_id),
         TEST(no_gap_when_nothing_was_thrown_away),

@@ -794,6 +794,7 @@ static void replay_gives_way_to_a_body_in_pieces(void **state)
         for (size_t i = 0; i < COUNT(peers); i++) script_close(&peers[i]);
         long_replay(ids);
         join(&peers[1], "abd", "");
+        while (history_evict(u.w)) {} /* what nobody is reading gives way first */
         hold("full", 1, u.w->blocks_free - u.w->reserve - spare);
         script_attach(&peers[2], &u, EXPORTWS_PUSH, pieces, COUNT(pieces));
         play(&peers[2]);

@@ -153,9 +153,8 @@ static int ascii_digit(uint8_t c)
 /* Whether p[0..n) is text[0..n), in any case. */
 static int ascii_same(const uint8_t *p, const char *text, size_t n)
 {
-    size_t i = 0;
-    while (i < n && (p[i] == (uint8_t)text[i] || ascii_lower(p[i]) == ascii_lower((uint8_t)text[i])))
-        i++;
+    size_t i = memcmp(p, text, n) == 0 ? n : 0; /* most write it as it is written here */
+    while (i < n && ascii_lower(p[i]) == ascii_lower((uint8_t)text[i])) i++;
     return i == n;
 }
 
@@ -163,6 +162,22 @@ static int ascii_same(const uint8_t *p, const char *text, size_t n)
 static int ascii_equal(const uint8_t *p, size_t n, const char *text)
 {
     return n == strlen(text) && ascii_same(p, text, n);
+}
+
+/* How many of p[0..n) stand before the first that is below `least`, DEL or, without `high`, above
+ * 127. Eight at a time as long as all of them are good. */
+static size_t ascii_run(const uint8_t *p, size_t n, uint8_t least, int high)
+{
+    const uint64_t ones = 0x0101010101010101;
+    size_t i = 0;
+    for (; n - i >= sizeof ones; i += sizeof ones) {
+        uint64_t eight;
+        memcpy(&eight, p + i, sizeof eight);
+        uint64_t low = (eight - least * ones) & ~eight, del = eight ^ 0x7f * ones;
+        if ((low | ((del - ones) & ~del) | (high ? 0 : eight)) & 0x80 * ones) break;
+    }
+    while (i < n && p[i] >= least && p[i] != 0x7f && (high || p[i] < 128)) i++;
+    return i;
 }
 
 /* How many of p[0..n) are in a set before the first that is not. A set has a bit for each character
@@ -218,10 +233,16 @@ static void text_add(struct text *t, const char *s)
 static void text_decimal(struct text *t, uint64_t value)
 {
     char digits[20];
-    size_t at = sizeof digits;
+    size_t at = sizeof digits, end;
     do {
-        digits[--at] = (char)('0' + value % 10);
-        value /= 10;
+        uint32_t nine = (uint32_t)(value % 1000000000);
+        value /= 1000000000;
+        end = value > 0 ? at - 9 : at - 1;
+        for (; at > end || nine > 0;) {
+            uint32_t tenth = (uint32_t)((uint64_t)nine * 0xcccccccd >> 35); /* a division is slow */
+            digits[--at] = (char)('0' + (nine - tenth * 10));
+            nine = tenth;
+        }
     } while (value > 0);
     text_bytes(t, digits + at, sizeof digits - at);
 }
@@ -524,8 +545,7 @@ struct head {
 /* Sets of characters. */
 static const uint32_t
     http_tchars[4] = {0, 0x03ff6cfa, 0xc7fffffe, 0x57ffffff}, /* a token's (RFC 9110, 5.6.2) */
-    http_hosts[4] = {0, 0x2fff7fd2, 0x87fffffe, 0x47fffffe}, /* a host's but % (RFC 3986, 3.2.2) */
-    http_visible[4] = {0, 0xfffffffe, 0xffffffff, 0x7fffffff};
+    http_hosts[4] = {0, 0x2fff7fd2, 0x87fffffe, 0x47fffffe}; /* a host's but % (RFC 3986, 3.2.2) */
 
 static int http_tchar(uint8_t c)
 {
@@ -692,6 +712,8 @@ static int head_field_line(struct head *h, const uint8_t *p, size_t n, size_t at
 static int target_authority(const uint8_t *p, size_t n, size_t *at, size_t *size)
 {
     size_t end;
+    *at = 0;
+    if (*p == '/') return 0;
     *at = n > 7 && ascii_same(p, "http://", 7) ? 7 : n > 8 && ascii_same(p, "https://", 8) ? 8 : 0;
     if (*at == 0) return 0;
     end = *at;
@@ -726,7 +748,7 @@ static int head_request_line(struct head *h, const uint8_t *p, size_t n, size_t 
 {
     size_t method = ascii_span(http_tchars, p, n), end = method + 1;
     if (method == 0 || method == n || p[method] != ' ') return -400;
-    end += ascii_span(http_visible, p + end, n - end);
+    end += ascii_run(p + end, n - end, '!', 0);
     if (end == method + 1 || n - end != 9 || memcmp(p + end, " HTTP/1.", 8) != 0 ||
         !ascii_digit(p[n - 1]))
         return -400;
@@ -739,26 +761,12 @@ static int head_request_line(struct head *h, const uint8_t *p, size_t n, size_t 
     return 0;
 }
 
-/* How many of p[0..n) are known, eight at a time, to be neither controls nor DEL. */
-static size_t http_plain(const uint8_t *p, size_t n)
-{
-    const uint64_t ones = 0x0101010101010101;
-    size_t i = 0;
-    for (; n - i >= sizeof ones; i += sizeof ones) {
-        uint64_t eight;
-        memcpy(&eight, p + i, sizeof eight);
-        uint64_t low = (eight - ' ' * ones) & ~eight, del = eight ^ 0x7f * ones;
-        if ((low | ((del - ones) & ~del)) & 0x80 * ones) break;
-    }
-    return i;
-}
-
 /* Looks at the head's bytes up to the end of the next line. Returns where that line ends (its LF
  * excluded), 0: more is needed, or -400 at a byte that no line may have. */
 static int head_scan(struct head *h, const uint8_t *p, size_t n)
 {
-    size_t at = h->scan + http_plain(p + h->scan, n - h->scan);
-    while (at < n && http_text(p[at])) at++;
+    size_t at = h->scan + ascii_run(p + h->scan, n - h->scan, ' ', 1);
+    while (at < n && p[at] == '\t') at += 1 + ascii_run(p + at + 1, n - at - 1, ' ', 1);
     h->scan = (uint16_t)at; /* a CR is looked at again, with what follows it */
     if (at < n && p[at] != '\r') return -400;
     if (n - at < 2) return 0;
@@ -2695,7 +2703,8 @@ static int pushed_store(struct exportws *w, struct pushed *p)
     }
     if (p->linked) return 0;
     if (blocks_room(w, w->reserve - 1) < 0) return -1; /* a draft that the reserve is needed for */
-    message_at(w, p->index)->flags = p->end ? MESSAGE_END : 0;
+    message_at(w, p->index)->flags =
+        (uint8_t)((p->end ? MESSAGE_END : 0) | (p->got ? MESSAGE_GOT : 0));
     message_at(w, p->index)->id = p->id;
     message_link(w, p->index, pushed_record(w, p));
     p->linked = 1;
@@ -3107,28 +3116,31 @@ static void session_feed(struct exportws *w, struct conn *c, struct input *in, i
 
 /* ===== Responses ===== */
 
+#define STATUS_LINE(status) "HTTP/1.1 " status "\r\nContent-Type: "
+
 /* The statuses of both doors; the row's number is its place in metrics.refused. */
 static const struct status {
     uint16_t code;
-    const char *line, *fields; /* with the code; more header lines, each with what ends the one before */
+    const char *line, *fields; /* up to the media type; more header lines, each with what ends the one
+                                  before */
 } statuses[] = {
-    {200, "200 OK", ""},
-    {202, "202 Accepted", ""},
-    {400, "400 Bad Request", ""},
-    {401, "401 Unauthorized", "\r\nWWW-Authenticate: Bearer"},
-    {403, "403 Forbidden", ""},
-    {404, "404 Not Found", ""},
-    {405, "405 Method Not Allowed", ""},
-    {408, "408 Request Timeout", ""},
-    {411, "411 Length Required", ""},
-    {413, "413 Content Too Large", ""},
-    {414, "414 URI Too Long", ""},
-    {426, "426 Upgrade Required",
+    {200, STATUS_LINE("200 OK"), ""},
+    {202, STATUS_LINE("202 Accepted"), ""},
+    {400, STATUS_LINE("400 Bad Request"), ""},
+    {401, STATUS_LINE("401 Unauthorized"), "\r\nWWW-Authenticate: Bearer"},
+    {403, STATUS_LINE("403 Forbidden"), ""},
+    {404, STATUS_LINE("404 Not Found"), ""},
+    {405, STATUS_LINE("405 Method Not Allowed"), ""},
+    {408, STATUS_LINE("408 Request Timeout"), ""},
+    {411, STATUS_LINE("411 Length Required"), ""},
+    {413, STATUS_LINE("413 Content Too Large"), ""},
+    {414, STATUS_LINE("414 URI Too Long"), ""},
+    {426, STATUS_LINE("426 Upgrade Required"),
      "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13"},
-    {429, "429 Too Many Requests", "\r\nRetry-After: 1"},
-    {431, "431 Request Header Fields Too Large", ""},
-    {501, "501 Not Implemented", ""},
-    {503, "503 Service Unavailable", "\r\nRetry-After: 1"},
+    {429, STATUS_LINE("429 Too Many Requests"), "\r\nRetry-After: 1"},
+    {431, STATUS_LINE("431 Request Header Fields Too Large"), ""},
+    {501, STATUS_LINE("501 Not Implemented"), ""},
+    {503, STATUS_LINE("503 Service Unavailable"), "\r\nRetry-After: 1"},
 };
 
 enum { STATUSES = sizeof statuses / sizeof *statuses };
@@ -3142,9 +3154,11 @@ static unsigned status_row(int code)
     return STATUS_OTHER;
 }
 
+#define MEDIA_TYPE(type) type "\r\nContent-Length: "
+
 struct response {
     int status;
-    const char *type, *fields; /* media type; header lines instead of the status's own, or "" */
+    const char *type, *fields; /* MEDIA_TYPE; header lines instead of the status's own, or "" */
     const char *body;
     size_t size;
     int close, head_only;
@@ -3156,12 +3170,13 @@ static void response_write(struct text *t, const struct response *r)
 {
     unsigned row = status_row(r->status);
     int known = statuses[row].code == r->status;
-    text_add(t, "HTTP/1.1 ");
+    const char *fields = *r->fields || !known ? r->fields : statuses[row].fields;
     if (known) text_add(t, statuses[row].line);
-    else text_decimal(t, (uint64_t)r->status), text_add(t, " Refused");
-    text_add(t, "\r\nContent-Type: "), text_add(t, r->type);
-    text_add(t, "\r\nContent-Length: "), text_decimal(t, r->size);
-    text_add(t, *r->fields || !known ? r->fields : statuses[row].fields);
+    else
+        text_add(t, "HTTP/1.1 "), text_decimal(t, (uint64_t)r->status),
+            text_add(t, " Refused\r\nContent-Type: ");
+    text_add(t, r->type), text_decimal(t, r->size);
+    if (*fields) text_add(t, fields);
     text_add(t, r->close ? "\r\nConnection: close\r\n\r\n" : "\r\n\r\n");
     if (!r->head_only) text_bytes(t, r->body, r->size);
 }
@@ -3222,7 +3237,7 @@ static void client_refuse(struct exportws *w, struct conn *c, int status, const 
     struct text t = {body, 0, sizeof body};
     text_add(&t, why), text_add(&t, "\n");
     struct response r = {
-        status,   "text/plain; charset=utf-8", status == 405 ? "\r\nAllow: GET" : "",
+        status,   MEDIA_TYPE("text/plain; charset=utf-8"), status == 405 ? "\r\nAllow: GET" : "",
         body,     smaller(t.n, sizeof body),   1,
         head_only};
     refuse_note(w, c, status, why);
@@ -3454,7 +3469,7 @@ static void client_page(struct exportws *w, struct conn *c, unsigned page)
 static struct conn *client_request(struct exportws *w, struct conn *c, const struct head *h,
                                    uint8_t *p, size_t n)
 {
-    static const struct response ok = {200, "text/plain; charset=utf-8", "", "ok\n", 3, 1, 0};
+    static const struct response ok = {200, MEDIA_TYPE("text/plain; charset=utf-8"), "", "ok\n", 3, 1, 0};
     struct exportws_request r = {p, p + n, h, NULL, NULL, {0, 0}};
     char *path, *query;
     int head_only = h->verb == VERB_HEAD;
@@ -3654,7 +3669,7 @@ static void push_answer(struct exportws *w, struct conn *c, int status, const ch
                         const struct text *json)
 {
     struct push *q = push_of(w, c);
-    struct response r = {status,      "application/json",           fields,
+    struct response r = {status,      MEDIA_TYPE("application/json"),           fields,
                          json->p,     smaller(json->n, json->size), q->close,
                          q->head_only};
     if (w->answers_size - w->answers_used < RESPONSE_MAX) answers_flush(w, c);
@@ -3823,7 +3838,7 @@ static void push_metrics(struct exportws *w, struct conn *c)
     char bytes[384]; /* more than any metric's text */
     struct text t = {NULL, 0, 0};
     struct push *q = push_of(w, c);
-    struct response r = {200, "text/plain; version=0.0.4; charset=utf-8", "", "", 0, q->close, 1};
+    struct response r = {200, MEDIA_TYPE("text/plain; version=0.0.4; charset=utf-8"), "", "", 0, q->close, 1};
     now.buffer_used = (uint64_t)(w->block_count - w->blocks_free) * w->block_bytes;
     for (unsigned i = 0; i < METRICS; i++)
         for (unsigned k = 0; k < metric_samples(&metrics[i]); k++)
@@ -3919,7 +3934,8 @@ static void push_request(struct exportws *w, struct conn *c, struct input *in, c
     q->head_only = h->verb == VERB_HEAD;
     q->close = (h->flags & HEAD_CLOSE) || h->minor == 0 || body; /* push_post knows better */
     target_split(p, h, &path, &query);
-    while (page < 3 && strcmp(path, known[page].path) != 0) page++;
+    while (page < 3 && (path[1] != known[page].path[1] || strcmp(path, known[page].path) != 0))
+        page++;
     if (page != 0 && !push_allowed(w, h, p)) {
         push_refuse(w, c, 401, "", "Authorization: Bearer SECRET is needed");
     } else if (page == 3) {
@@ -4280,8 +4296,8 @@ static const struct page {
     const char *type, *fields;
     const char *const *pieces;
 } pages[] = {
-    {"text/javascript; charset=utf-8", PAGE_FIELDS, page_client},
-    {"text/html; charset=utf-8",
+    {MEDIA_TYPE("text/javascript; charset=utf-8"), PAGE_FIELDS, page_client},
+    {MEDIA_TYPE("text/html; charset=utf-8"),
      PAGE_FIELDS
      "\r\nContent-Security-Policy: default-src 'none'; connect-src 'self'; img-src data:; "
      "style-src 'sha256-oFf1TVuPR3bIWEBaNBLuZ2DQG5LYVqyVKmH0YgAPJIg='; "

@@ -85,10 +85,14 @@ enum {
     POLL_FEW = 16,          /* so many entries are all polled every turn */
     SWEEP_PIECE = 256,      /* entries polled at a time of those that are cold */
     SWEEP_SHARE = 40,       /* of the time one part in so many may go into sweeps */
-    SWEEP_FASTEST_US = 1000, /* the time between two pieces is at least this */
+    SWEEP_FASTEST_US = 4000, /* the time between two pieces is at least this */
     SWEEP_SLOWEST_US = 6000, /* and at most this, whatever they cost */
-    SWEEP_LAZY_MS = 10,      /* but poll() waits so long where turns make for sweeps anyway */
+    SWEEP_LAZY_MS = 5,       /* but poll() waits so long where turns make for sweeps anyway */
     SWEEP_TURNS = 128,       /* after so many turns it is time, whatever the clock says */
+    SWEPT_MOST = 8192,       /* what a sweep costs is the average over about so many entries */
+    DENSE_US = 200,          /* turns are dense that follow each other as fast as this: */
+    DENSE_TURNS = 64,        /* after so many of them only the live are polled, */
+    LOOK_TURNS = 16,         /* but in one of so many */
     COOL_MS = 100,          /* a session that has not spoken so long goes cold */
     ACCEPT_RETRY_MS = 1000, /* out of descriptors: when to look again if none of ours was freed */
     LINE_MAX_BYTES = 400,   /* a log line */
@@ -1202,15 +1206,16 @@ struct exportws {
     uint64_t first_id, forgotten; /* ids: the first; the newest lost of tokens not remembered */
     uint64_t now_ms, next_id, drain_due_ms, accept_due_ms, wait_due_ms, memory_bytes;
     uint64_t now_us, sweep_due_us, busy_us, calm_us, cool_due_ms; /* calm_us: between events */
-    uint64_t sweep_us;       /* what the last piece cost, */
+    uint64_t sweep_us;       /* what the last pieces cost, */
     uint32_t swept, unswept; /* of so many entries; turns since then */
+    uint32_t streak;         /* dense turns in a row */
     uint32_t capacity, conns_end,
         pushers_at; /* sessions [0, capacity), handshakes, pushers [pushers_at, conns_end) */
-    uint32_t poll_count, hot, sweep_at; /* the poll set, its hot part, where the sweep goes on */
+    uint32_t poll_count, live, hot, sweep_at; /* the poll set, its parts, where the sweep goes on */
     uint32_t sessions, online, handshakes, pushers, held, history;
     uint32_t free_session, free_handshake, free_pusher, free_block, free_address,
         free_inputs;
-    uint32_t seats; /* session slots in use, closing ones too */
+    uint32_t seats, slots_used; /* session slots in use, closing ones too; [0, slots_used) ever were */
     uint32_t blocks_free, block_count, blocks_private, reserve;
     uint32_t token_count, bucket_mask, address_mask, input_count;
     uint32_t expired;               /* messages that nobody came for, to be told of */
@@ -1708,51 +1713,64 @@ static struct conn *timer_due(struct exportws *w, unsigned timer)
 
 /* ===== Poll set =====
  *
- * poll() costs as much as its set is long, so that it is not always given all. The set is two
- * slices of one array: [0, hot) is polled every turn - doors, handshakes, pushers, sessions that
- * have output waiting or spoke lately - and the rest is cold, swept in small pieces, as often as a
- * share of one core allows. What shows that somebody is alive, and no more, leaves him cold: a
- * heartbeat is nothing to hurry for, and in the order of their coming the kernel's own records of
- * sockets are found in half the time. When nothing happens for a while the whole set is polled, and
- * the server sleeps. */
+ * poll() costs as much as its set is long, so that it is not always given all. The set is slices of
+ * one array: [0, hot) is polled every turn - doors, handshakes, pushers, sessions that have output
+ * waiting or spoke lately - and the rest is cold, swept in small pieces, as often as a share of one
+ * core allows. What shows that somebody is alive, and no more, leaves him cold: a heartbeat is
+ * nothing to hurry for, and in the order of their coming the kernel's own records of sockets are
+ * found in half the time. When nothing happens for a while the whole set is polled, and the server
+ * sleeps.
+ *
+ * Of the hot, [0, live) were ready lately. Where turns follow each other closely they alone are
+ * polled, but for one turn in a few: doors, the wake-up pipe and idle pushers cost as much each as
+ * the one that is busy. When that one falls silent the others have waited SWEEP_LAZY_MS at most. */
 
 enum { OWNER_DOOR = 0x40000000, OWNER_WAKE = 0x40000002 };
+
+/* Puts an entry into a place, and tells its owner. */
+static void poll_put(struct exportws *w, uint32_t at, struct pollfd entry, uint32_t owner)
+{
+    w->polls[at] = entry;
+    w->owners[at] = owner;
+    if (owner < w->conns_end) w->conns[owner].at = at;
+    else if (owner != OWNER_WAKE) w->doors[owner - OWNER_DOOR].at = at;
+}
 
 static void poll_swap(struct exportws *w, uint32_t a, uint32_t b)
 {
     struct pollfd entry = w->polls[a];
     uint32_t owner = w->owners[a];
-    w->polls[a] = w->polls[b], w->owners[a] = w->owners[b];
-    w->polls[b] = entry, w->owners[b] = owner;
-    w->conns[w->owners[a]].at = a, w->conns[owner].at = b;
+    poll_put(w, a, w->polls[b], w->owners[b]);
+    poll_put(w, b, entry, owner);
 }
 
-/* Makes an entry hot. Entries before it that were cold keep their order, but for the first. */
+/* Makes an entry hot, and live. Entries before it that were cold keep their order, but for the
+ * first. */
 static void poll_heat(struct exportws *w, uint32_t at)
 {
-    if (at >= w->hot) poll_swap(w, at, w->hot++);
+    if (at >= w->hot) poll_swap(w, at, w->hot), at = w->hot++;
+    if (at >= w->live) poll_swap(w, at, w->live++);
+}
+
+/* Makes a hot entry one that is not live; returns where it stands. */
+static uint32_t poll_rest(struct exportws *w, uint32_t at)
+{
+    if (at >= w->live) return at;
+    poll_swap(w, at, --w->live);
+    return w->live;
 }
 
 static void poll_cool(struct exportws *w, uint32_t at)
 {
-    poll_swap(w, at, --w->hot);
+    poll_swap(w, poll_rest(w, at), --w->hot);
 }
 
-/* Adds an entry that waits to read, hot; returns where it stands: doors and the wake-up pipe are
- * the first to come and never move. */
-static uint32_t poll_add(struct exportws *w, int fd, uint32_t owner)
+/* Adds an entry that waits to read. */
+static void poll_add(struct exportws *w, int fd, uint32_t owner)
 {
-    uint32_t at = w->hot;
-    if (w->poll_count > at) {
-        w->polls[w->poll_count] = w->polls[at];
-        w->owners[w->poll_count] = w->owners[at];
-        w->conns[w->owners[at]].at = w->poll_count;
-    }
-    w->polls[at] = (struct pollfd){.fd = fd, .events = POLLIN, .revents = 0};
-    w->owners[at] = owner;
-    w->poll_count++;
-    w->hot++;
-    return at;
+    struct pollfd entry = {.fd = fd, .events = POLLIN, .revents = 0};
+    poll_put(w, w->poll_count, entry, owner);
+    poll_heat(w, w->poll_count++);
 }
 
 /* Takes a connection's entry out. */
@@ -2557,6 +2575,7 @@ static struct conn *session_open(struct exportws *w, struct conn *from, const ui
         record = token_find(w, name, n);
     }
     w->free_session = c->timer_next;
+    w->slots_used = (uint32_t)larger(w->slots_used, index + 1);
     timer_clear(w, from);
     *c = *from;
     c->generation = generation;
@@ -2673,7 +2692,7 @@ static int replay_give_way(struct exportws *w, const struct conn *to)
 {
     struct conn *last = NULL;
     uint64_t least = UINT64_MAX;
-    for (uint32_t i = 0; w->replays > 0 && i < w->capacity; i++) {
+    for (uint32_t i = 0; w->replays > 0 && i < w->slots_used; i++) {
         struct conn *c = &w->conns[i];
         uint64_t id = replay_oldest(w, c);
         if (to && c->state == CONN_OPEN && c->token == to->token) continue;
@@ -2780,15 +2799,13 @@ static int pushed_to_token(struct exportws *w, struct pushed *p)
     return reached;
 }
 
-/* To every session: the poll set lists them without gaps. */
+/* To every session, in the order of their slots: it is about that of their coming, in which the
+ * kernel's records of their sockets are found fastest. */
 static int pushed_to_all(struct exportws *w, struct pushed *p)
 {
     int reached = 0;
-    for (uint32_t at = 0; at < w->poll_count; at++) {
-        uint32_t owner = w->owners[at];
-        if (owner >= w->capacity || w->conns[owner].state != CONN_OPEN) continue;
-        reached += session_give(w, &w->conns[owner], p);
-    }
+    for (uint32_t i = 0; i < w->slots_used; i++)
+        if (w->conns[i].state == CONN_OPEN) reached += session_give(w, &w->conns[i], p);
     return reached;
 }
 
@@ -4492,7 +4509,7 @@ static void conn_read(struct exportws *w, struct conn *c)
     else if (c->state == CONN_PUSH) push_feed(w, c, in);
     else session_feed(w, c, in, peek);
     conn_input_done(w, c, in, peek);
-    if (c->input > 0) c->flags |= CONN_SPOKE; /* the rest comes soon */
+    if (c->input > 0 || c->state != CONN_OPEN) c->flags |= CONN_SPOKE; /* more comes soon */
     if (c->flags & CONN_SPOKE) poll_heat(w, c->at);
 }
 
@@ -4576,7 +4593,7 @@ static struct conn *conn_start(struct exportws *w, int fd, uint32_t *list,
     memset(c, 0, sizeof *c);
     c->fd = fd;
     c->own = c->all = c->out.first = c->out.last = c->token = NONE;
-    c->at = poll_add(w, fd, index);
+    poll_add(w, fd, index);
     conn_set_address(c, from);
     timer_set(w, c, TIMER_HEAD);
     return c;
@@ -4676,11 +4693,9 @@ static void loop_drain(struct exportws *w)
         log_counts(w, &l);
         log_end(w, &l);
     }
-    for (uint32_t at = 0; at < w->poll_count; at++) {
-        uint32_t owner = w->owners[at];
-        if (owner < w->capacity && w->conns[owner].state == CONN_OPEN)
-            session_end(w, &w->conns[owner], EXPORTWS_BY_SHUTDOWN, 1001, "server shutting down");
-    }
+    for (uint32_t i = 0; i < w->slots_used; i++)
+        if (w->conns[i].state == CONN_OPEN)
+            session_end(w, &w->conns[i], EXPORTWS_BY_SHUTDOWN, 1001, "server shutting down");
 }
 
 /* ----- the ring of exportws_post ----- */
@@ -4863,6 +4878,12 @@ static int loop_timers(struct exportws *w)
     return events;
 }
 
+/* Whether turns have followed each other closely for a while. */
+static int loop_dense(const struct exportws *w)
+{
+    return w->streak > DENSE_TURNS;
+}
+
 /* How long the loop may sleep, at most timeout_ms (negative: no bound). */
 static int loop_timeout(struct exportws *w, int timeout_ms)
 {
@@ -4878,7 +4899,7 @@ static int loop_timeout(struct exportws *w, int timeout_ms)
     if (w->stopping && w->drain_due_ms < due) due = w->drain_due_ms;
     if (w->waiting > 0 && w->wait_due_ms < due) due = w->wait_due_ms;
     if (due == UINT64_MAX) return timeout_ms;
-    loop_time(w);
+    if (!loop_dense(w)) loop_time(w); /* else it was read just now, and the sleep is short */
     wait = due > w->now_ms ? due - w->now_ms : 0; /* a day at most, as the options are bounded */
     return timeout_ms < 0 || wait < (uint64_t)timeout_ms ? (int)wait : timeout_ms;
 }
@@ -4918,8 +4939,12 @@ static int loop_serve(struct exportws *w, uint32_t from, uint32_t to, int ready)
         if (revents == 0) continue;
         w->polls[at].revents = 0;
         events++;
-        if (owner < w->conns_end) conn_event(w, &w->conns[owner], revents);
-        else if (owner == OWNER_WAKE) loop_woken(w);
+        if (owner < w->conns_end) {
+            conn_event(w, &w->conns[owner], revents);
+            continue;
+        }
+        poll_heat(w, at);
+        if (owner == OWNER_WAKE) loop_woken(w);
         else w->knocked |= 1U << (owner - OWNER_DOOR);
     }
     return events;
@@ -4934,10 +4959,11 @@ static int loop_sweep(struct exportws *w)
     uint32_t to = (uint32_t)smaller(from + ((uint32_t)SWEEP_PIECE << late), w->poll_count);
     int ready = poll(w->polls + from, to - from, 0);
     uint64_t end_us = clock_us(CLOCK_MONOTONIC);
-    w->sweep_us = end_us - start_us;
-    w->swept = to - from;
+    uint64_t gap_us = (end_us - start_us) * SWEEP_SHARE;
+    w->sweep_us += end_us - start_us; /* of one short piece that says nothing */
+    w->swept += to - from;
+    if (w->swept > SWEPT_MOST) w->sweep_us /= 2, w->swept /= 2;
     w->sweep_at = to;
-    uint64_t gap_us = w->sweep_us * SWEEP_SHARE;
     w->sweep_due_us = end_us + (gap_us < SWEEP_FASTEST_US ? SWEEP_FASTEST_US
                               : gap_us > SWEEP_SLOWEST_US ? SWEEP_SLOWEST_US
                                                           : gap_us);
@@ -4945,19 +4971,21 @@ static int loop_sweep(struct exportws *w)
     return loop_serve(w, from, to, ready);
 }
 
-/* Sessions that have not spoken since the last time go cold; when there are few, all are hot. */
+/* Who has not spoken since the last time is live no more, and sessions go cold unless there are few
+ * of them all. */
 static void loop_cool(struct exportws *w)
 {
+    const int few = w->poll_count <= POLL_FEW;
     w->cool_due_ms = w->now_ms + COOL_MS;
-    if (w->poll_count <= POLL_FEW) {
-        w->hot = w->poll_count;
-        return;
-    }
+    if (few) w->hot = w->poll_count;
     for (uint32_t at = w->hot; at-- > 0;) {
-        if (w->owners[at] >= w->capacity) continue;
-        struct conn *c = &w->conns[w->owners[at]];
-        if (!(c->flags & CONN_SPOKE) && c->state == CONN_OPEN && c->queued == 0) poll_cool(w, at);
-        c->flags &= (uint8_t)~CONN_SPOKE;
+        uint32_t owner = w->owners[at];
+        struct conn *c = owner < w->conns_end ? &w->conns[owner] : NULL;
+        int spoke = c && (c->flags & CONN_SPOKE);
+        if (spoke) c->flags &= (uint8_t)~CONN_SPOKE;
+        else if (owner < w->capacity && c->state == CONN_OPEN && c->queued == 0 && !few)
+            poll_cool(w, at);
+        else poll_rest(w, at);
     }
 }
 
@@ -4992,18 +5020,21 @@ static int loop_finish(struct exportws *w, int events)
 
 /* One turn: polls what is to be polled, and serves it. Where something hot is served all the time,
  * sweeps come when turns find them due: to wait for a moment only sets the machine's timer every
- * time, which can cost more than all else of a turn. A negative timeout is one without a session: each has
- * a deadline. */
+ * time, which can cost more than all else of a turn. */
 static int loop_turn(struct exportws *w, int timeout_ms)
 {
-    uint32_t count = loop_quiet(w) ? w->poll_count : w->hot;
+    const uint64_t before_us = w->now_us;
+    int few = loop_dense(w) && w->streak % LOOK_TURNS > 0;
+    uint32_t count = few ? w->live : loop_quiet(w) ? w->poll_count : w->hot;
     uint64_t due_us = w->sweep_due_us > w->now_us ? w->sweep_due_us - w->now_us : 0;
     int sweep_ms = w->lively ? SWEEP_LAZY_MS : (int)((due_us + 999) / 1000);
-    if (count < w->poll_count && sweep_ms < timeout_ms) timeout_ms = sweep_ms;
+    if ((count < w->poll_count || loop_dense(w)) && (unsigned)sweep_ms < (unsigned)timeout_ms)
+        timeout_ms = sweep_ms; /* which may be negative: no bound */
     int ready = poll(w->polls, count, timeout_ms);
     w->in_turn = 1;
     w->lively = ready > 0;
     loop_time(w);
+    w->streak = ready > 0 && w->now_us - before_us < DENSE_US ? w->streak + 1 : 0;
     int events = loop_serve(w, 0, count, ready);
     int due = ready == 0 || w->sweep_due_us <= w->now_us || ++w->unswept == SWEEP_TURNS;
     if (count <= w->hot && w->hot < w->poll_count && due) events += loop_sweep(w);
@@ -5120,7 +5151,7 @@ static int door_open(struct exportws *w, unsigned which, const char *address, st
     }
     /* Accepted sockets have it from here; a Unix socket has none, and needs none. */
     setsockopt(d->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    d->at = poll_add(w, d->fd, OWNER_DOOR + which);
+    poll_add(w, d->fd, OWNER_DOOR + which);
     return 0;
 }
 

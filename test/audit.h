@@ -105,7 +105,9 @@ static inline const char *audit_poll_conn(const struct exportws *w, uint32_t at,
 static inline const char *audit_polls(const struct exportws *w, struct audit *a)
 {
     uint32_t conns = 0, others = 0;
-    const char *wrong = w->hot > w->poll_count ? "more is hot than there is" : NULL;
+    const char *wrong = w->live > w->hot         ? "more is live than hot"
+                      : w->hot > w->poll_count ? "more is hot than there is"
+                                               : NULL;
     for (uint32_t at = 0; at < w->poll_count && !wrong; at++) {
         uint32_t owner = w->owners[at];
         if (owner < w->conns_end) {

@@ -714,8 +714,8 @@ static int order_of(int to, struct session *order[SESSIONS])
 {
     int n = 0;
     if (to != ALL) return sessions_of(to, order);
-    for (uint32_t at = 0; at < run.w->poll_count; at++) {
-        int index = run.w->polls[at].fd - WIRE_FD;
+    for (uint32_t slot = 0; slot < run.w->capacity; slot++) {
+        int index = run.w->conns[slot].fd - WIRE_FD;
         if (index >= 0 && index < SESSIONS && model.sessions[index].open)
             order[n++] = &model.sessions[index];
     }

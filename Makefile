@@ -120,6 +120,10 @@ attack: $(PROGRAM)
 proxies: $(PROGRAM)
 	EXPORTWS=./$(PROGRAM) test/run test/proxies.py
 
+# Three nodes and a fourth behind nginx and HAProxy: a minute.
+nodes: $(PROGRAM)
+	EXPORTWS=./$(PROGRAM) TIME_LIMIT=400 test/run test/nodes.py
+
 # README's recipes: pushing from other languages, Prometheus, init scripts, the container image.
 recipes: $(PROGRAM)
 	EXPORTWS=./$(PROGRAM) TIME_LIMIT=300 test/run test/recipes.py
@@ -291,6 +295,7 @@ help:
 	@echo 'make matrix     other compilers and machines (ROWS=...)'
 	@echo 'make attack     a hostile minute, SECONDS=60, beside well-behaved clients'
 	@echo 'make proxies    behind nginx and HAProxy, which end TLS with the lines of README'
+	@echo 'make nodes      three nodes behind them: one dies, drains, comes back, is added'
 	@echo 'make recipes    what README shows: other languages, Prometheus, init scripts, the image'
 	@echo 'make symbols    what the library object exports and needs; make size: how big it is'
 	@echo 'make lint       gcc -fanalyzer, clang --analyze, clang-tidy, cppcheck'
@@ -298,5 +303,5 @@ help:
 	@echo 'Set CC, CFLAGS, CPPFLAGS, LDFLAGS, LDLIBS, PREFIX and DESTDIR as you need.'
 
 .PHONY: all run test check programs binaries list-inside list-outside check-san-0 check-san-1 \
-	faults model chaos fuzz replay hosts matrix attack proxies recipes symbols size lint cover deps \
-	deps-all bench install uninstall clean help
+	faults model chaos fuzz replay hosts matrix attack proxies nodes recipes symbols size lint cover \
+	deps deps-all bench install uninstall clean help

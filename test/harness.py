@@ -5,14 +5,15 @@ as the thing happens.
 """
 import base64
 import concurrent.futures
+import hmac
 import http.client
 import os
 import re
 import shutil
 import signal
 import socket
-import struct
 import ssl
+import struct
 import subprocess
 import sys
 import tempfile
@@ -107,6 +108,15 @@ def replace(text, *pairs):
     return text
 
 
+# ===== Tokens =====
+
+def sign(name, expires, secret):
+    """The token of that name, as README's lines make it."""
+    text = "%s.%s" % (name, expires)
+    mac = hmac.new(secret.encode(), text.encode(), "sha256").digest()
+    return text + "." + base64.urlsafe_b64encode(mac).decode().rstrip("=")
+
+
 # ===== Log lines =====
 
 def log_fields(line):
@@ -182,8 +192,10 @@ def read_head(sock):
 class Client:
     """A WebSocket client that does nothing by itself: no pong, no answer to a close."""
 
-    def __init__(self, address, target, headers=(), receive_buffer=None, source=None):
+    def __init__(self, address, target, headers=(), receive_buffer=None, source=None, tls=None):
         self.sock = dial(address, receive_buffer, source)
+        if tls:
+            self.sock = tls.wrap_socket(self.sock, server_hostname=SITE)
         key = base64.b64encode(os.urandom(16)).decode()
         host = "localhost" if address.startswith("unix:") else address
         lines = ["GET %s HTTP/1.1" % target, "Host: " + host, "Upgrade: websocket",
@@ -438,21 +450,13 @@ def make_certificate(folder):
     return ssl.create_default_context(cafile=folder + "/cert.pem")
 
 
-def nginx_words(folder, site):
-    """Its arguments; workers of root's nginx would not get at a test's sockets."""
+def nginx_file(folder, main, site):
+    """Workers of root's nginx would not get at a test's sockets."""
     temporary = "".join("%s_temp_path %s;" % (what, folder)
                         for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-    with open(folder + "/nginx.conf", "w", encoding="utf-8") as file:
-        file.write("%sdaemon off; worker_processes 2; pid %s/pid; events {}\n"
-                   "http { access_log off; %s\n%s}\n"
-                   % ("user root; " * (os.geteuid() == 0), folder, temporary, site))
-    return ["-p", folder, "-c", folder + "/nginx.conf", "-e", "stderr"]
-
-
-def haproxy_words(folder, text):
-    with open(folder + "/haproxy.cfg", "w", encoding="utf-8") as file:
-        file.write(text)
-    return ["-db", "-f", folder + "/haproxy.cfg"]
+    return ("%sdaemon off; worker_processes 2; pid %s/pid; %s\nevents {}\n"
+            "http { access_log off; %s\n%s}\n"
+            % ("user root; " * (os.geteuid() == 0), folder, main, temporary, site))
 
 
 def listening(port):
@@ -465,9 +469,9 @@ def listening(port):
 
 class Proxy:
     """nginx or HAProxy, with a certificate for SITE. configure(folder, ports) answers what it is
-    to do: for nginx, what stands in its http block."""
+    to do: for nginx, what stands in its http block; main, outside of it."""
 
-    words = {"nginx": nginx_words, "haproxy": haproxy_words}
+    main = ""
 
     def __init__(self, kind, configure, doors=1):
         self.kind, self.configure, self.path = kind, configure, need(kind)
@@ -484,13 +488,23 @@ class Proxy:
             self.__exit__()
             raise
 
+    def command(self, *more):
+        """Its command line; the file is written anew."""
+        folder = self.folder.name
+        text = self.configure(folder, self.ports)
+        words = ["-db", "-f", folder + "/conf"]
+        if self.kind == "nginx":
+            text = nginx_file(folder, self.main, text)
+            words = ["-p", folder, "-c", folder + "/conf", "-e", "stderr"]
+        with open(folder + "/conf", "w", encoding="utf-8") as file:
+            file.write(text)
+        return [self.path, *words, *more]
+
     def start(self, *more):
         """Whether it listens on all of its ports."""
-        words = self.words[self.kind](self.folder.name,
-                                      self.configure(self.folder.name, self.ports))
         with open(self.folder.name + "/said", "wb") as said:
-            process = subprocess.Popen([self.path, *words, *more], stdin=subprocess.DEVNULL,
-                                       stdout=said, stderr=said, start_new_session=True)
+            process = subprocess.Popen(self.command(*more), stdin=subprocess.DEVNULL, stdout=said,
+                                       stderr=said, start_new_session=True)
         self.processes.append(process)
         poll("the proxy listens", lambda: process.poll() is not None or
              all(map(listening, self.ports)))

@@ -9,8 +9,6 @@ tests by a part of their name.
 import asyncio
 import base64
 import hashlib
-import hmac
-import os
 import socket
 import subprocess
 import sys
@@ -28,7 +26,7 @@ sys.path.append(HERE)
 import harness  # noqa: E402
 from browser import CHROMIUM, Browser, Page  # noqa: E402
 from harness import (PATH, SITE, Server, Skip, equal, poll, readme_block,  # noqa: E402
-                     replace, run, true)
+                     replace, run, sign, true)
 
 PATIENCE = 10  # seconds for what should happen at once
 TIMEOUT = 3    # seconds: the proxies'
@@ -186,9 +184,7 @@ async def signed_tokens_pass(server_kind):
             file.write("s3cret\n")
         with Server("--client-secret-file", folder + "/secret") as server, \
                 Proxy(server_kind, server) as proxy:
-            text = "büro 7/8".replace("/", "-") + ".9999999999"
-            mac = hmac.new(b"s3cret", text.encode(), "sha256").digest()
-            token = text + "." + base64.urlsafe_b64encode(mac).decode().rstrip("=")
+            token = sign("büro 7-8", 9999999999, "s3cret")
             encoded = "".join("%%%02X" % byte for byte in token.encode())
             equal("status", await proxy.status(encoded), 101)
             equal("status of another", await proxy.status(encoded[:-2] + "5A"), 403)

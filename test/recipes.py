@@ -12,16 +12,14 @@ import resource
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 
 sys.dont_write_bytecode = True
 from harness import (HERE, PATH, PROGRAM, READY, TEXT, Failure, Server, Skip, equal,  # noqa: E402
-                     free_port, need, poll, readme, readme_block, replace, run, true)
+                     free_port, need, poll, readme_block, replace, run, true)
 
 DOOR = "127.0.0.1:8081"  # README's
 

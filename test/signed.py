@@ -4,8 +4,6 @@
 Environment: EXPORTWS, the server (./exportws). Prints a line for every test; arguments pick
 tests by a part of their name.
 """
-import base64
-import hmac
 import os
 import signal
 import string
@@ -17,7 +15,7 @@ import urllib.parse
 
 sys.dont_write_bytecode = True
 from harness import (PATH, TEXT, Server, dial, equal, need, poll, read_head,  # noqa: E402
-                     readme_block, run, true)
+                     readme_block, run, sign, true)
 
 LATER = 9999999999
 
@@ -31,12 +29,6 @@ def test(function):
             function(folder)
     TESTS.append((function.__name__, body))
     return function
-
-
-def sign(name, expires, secret):
-    text = "%s.%s" % (name, expires)
-    mac = hmac.new(secret.encode(), text.encode(), "sha256").digest()
-    return text + "." + base64.urlsafe_b64encode(mac).decode().rstrip("=")
 
 
 def write(path, text):

@@ -19,14 +19,13 @@ import time
 import urllib.parse
 
 sys.dont_write_bytecode = True
-from harness import (CLOSE, PATH, PING, TEXT, Client, Connection, Failure,  # noqa: E402
-                     Proxy, Server, between, equal, free_port, need, poll, readme_block, replace,
-                     run, sign, true)
+from harness import (CLOSE, DEADLINE, PATH, PING, SLOW, TEXT, Client, Connection,  # noqa: E402
+                     Failure, Proxy, Server, between, equal, free_port, need, poll, readme_block,
+                     replace, run, sign, true)
 
 TOKENS = 300
 SECRET = "s3cret"
 BEARER = {"Authorization": "Bearer p4ss"}
-CUT = 2  # seconds: worker_shutdown_timeout
 RIPE = 6  # seconds until a HAProxy has a table to hand over
 
 
@@ -76,7 +75,8 @@ class Node(Server):
 
 
 def start_nodes(stack, folder, signed, count=3):
-    """Their options are README's."""
+    """Their options are README's; no time runs out before the test does: its pages are read when
+    their turn comes, and answer no pings."""
     for name, text in (("F", "p4ss\n"), ("G", SECRET + "\n")):
         with open(folder + "/" + name, "w", encoding="utf-8") as file:
             file.write(text)
@@ -84,7 +84,8 @@ def start_nodes(stack, folder, signed, count=3):
                                 (" F ", " %s/F " % folder), ("10.0.0.9", "127.0.0.1")))
     equal("README's doors", words[:5],
           ["exportws", "--listen", "10.0.0.1:8080", "--push", "10.0.0.1:8081"])
-    options = words[5:] + ["--client-secret-file", folder + "/G"] * signed
+    options = words[5:] + ["--hold", "600", "--ping", "600"]
+    options += ["--client-secret-file", folder + "/G"] * signed
     nodes = []
     for _ in range(count):
         nodes.append(stack.enter_context(Node(options)))
@@ -108,7 +109,7 @@ def haproxy_lines(nodes, signed, folder, ports, peer):
     text = replace(readme_block("peers exportws"), ("/etc/ssl/", folder + "/"),
                    ("bind :443 ", "bind 127.0.0.1:%d " % ports[0]),
                    ("127.0.0.1:8081", "127.0.0.1:%d" % ports[1]),
-                   ("127.0.0.1:8082", "127.0.0.1:%d" % peer))
+                   ("127.0.0.1:8082", "127.0.0.1:%d" % peer), ("60s", "600s"))
     if signed:
         line = "    http-request set-var(txn.name) path,field(5,/),url_dec\n"
         text = text.replace(line, line + readme_block(
@@ -123,7 +124,8 @@ def haproxy_lines(nodes, signed, folder, ports, peer):
 def nginx_lines(nodes, signed, folder, ports):
     site = replace(readme_block("server {"), ("/etc/ssl/", folder + "/"),
                    ("listen 443 ssl;", "listen 127.0.0.1:%d ssl;" % ports[0]),
-                   ("http://127.0.0.1:8080;", "http://exportws_clients; proxy_connect_timeout 1s;"))
+                   ("http://127.0.0.1:8080;", "http://exportws_clients; proxy_connect_timeout 1s;"),
+                   ("60s", "600s"))
     ring = replace(readme_block("map $uri"),
                    ("listen 127.0.0.1:8081;", "listen 127.0.0.1:%d;" % ports[1]))
     if signed:
@@ -139,9 +141,9 @@ def nginx_lines(nodes, signed, folder, ports):
 class Front(Proxy):
     """The proxy in front of nodes; its first port is the browsers', its second the pushers'."""
 
-    def __init__(self, kind, nodes, signed=False):
+    def __init__(self, kind, nodes, signed=False, cut=1):
         self.nodes, self.signed, self.peer = nodes, signed, free_port()
-        self.main = replace(readme_block("worker_shutdown_timeout 5s;"), ("5s", "%ds" % CUT))
+        self.main = replace(readme_block("worker_shutdown_timeout 5s;"), ("5s", "%ds" % cut))
         super().__init__(kind, self.lines, doors=2)
 
     def lines(self, folder, ports):
@@ -161,6 +163,15 @@ class Front(Proxy):
             return
         done = subprocess.run(self.command("-s", "reload"), capture_output=True)
         equal("reload: " + done.stderr.decode(), done.returncode, 0)
+        poll("the old workers take nothing more", lambda: self.workers() == (2, 2))
+
+    def workers(self):
+        """Those of nginx that take connections, and those that are shutting down."""
+        said = subprocess.run(["ps", "-A", "-o", "ppid=", "-o", "args="], capture_output=True)
+        titles = [line.split(None, 1)[1] for line in said.stdout.decode().splitlines()
+                  if line.split(None, 1)[0] == str(self.processes[-1].pid)]
+        old = sum("shutting down" in title for title in titles)
+        return len(titles) - old, old
 
     def ask(self, method, token, body=None, path=PATH):
         """A request at the push doors; a connection that breaks is status 0."""
@@ -226,7 +237,7 @@ class Page:
     def receive(self):
         """What comes next, which is kept in got: "gap", (id, text); a close code at the end."""
         while True:
-            frame = self.client.receive()
+            frame = self.client.receive(3 * DEADLINE)
             if frame is None or frame[0] == CLOSE:
                 return int.from_bytes(frame[1][:2], "big") if frame else 1006
             if frame[0] == PING:
@@ -257,10 +268,10 @@ class Page:
 class Ring:
     """Nodes, a proxy, and a page for each of many names."""
 
-    def __init__(self, stack, kind, signed=True, count=3, nodes=3, tokens=TOKENS):
+    def __init__(self, stack, kind, signed=True, count=3, nodes=3, tokens=TOKENS, cut=1):
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="exportws-nodes."))
         self.nodes = start_nodes(stack, folder, signed, nodes)
-        self.front = stack.enter_context(Front(kind, self.nodes[:count], signed))
+        self.front = stack.enter_context(Front(kind, self.nodes[:count], signed, cut))
         self.names = [name_of(number) for number in range(tokens)]
         self.pages = []
         stack.callback(lambda: [page.client.close() for page in self.pages])
@@ -579,7 +590,7 @@ def a_node_is_added(stack, kind, signed):
 
 @test("nginx")
 def a_node_is_added_by_weights(stack, kind, signed):
-    ring = Ring(stack, kind, signed, nodes=4)
+    ring = Ring(stack, kind, signed, nodes=4, cut=9 * SLOW)  # all are pushed to before it
     ring.meet("before ")
     ring.front.nodes = ring.nodes
     ring.front.reload()

@@ -1207,14 +1207,12 @@ struct exportws {
     uint64_t now_ms, next_id, drain_due_ms, accept_due_ms, wait_due_ms, memory_bytes;
     uint64_t now_us, sweep_due_us, busy_us, calm_us, cool_due_ms; /* calm_us: between events */
     uint64_t sweep_us;       /* what the last pieces cost, */
-    uint32_t swept, unswept; /* of so many entries; turns since then */
-    uint32_t streak;         /* dense turns in a row */
+    uint32_t swept;          /* of so many entries */
     uint32_t capacity, conns_end,
         pushers_at; /* sessions [0, capacity), handshakes, pushers [pushers_at, conns_end) */
     uint32_t poll_count, live, hot, sweep_at; /* the poll set, its parts, where the sweep goes on */
     uint32_t sessions, online, handshakes, pushers, held, history;
-    uint32_t free_session, free_handshake, free_pusher, free_block, free_address,
-        free_inputs;
+    uint32_t free_session, free_handshake, free_pusher, free_block, free_address;
     uint32_t seats, slots_used; /* session slots in use, closing ones too; [0, slots_used) ever were */
     uint32_t blocks_free, block_count, blocks_private, reserve;
     uint32_t token_count, bucket_mask, address_mask, input_count;
@@ -1229,7 +1227,9 @@ struct exportws {
     size_t block_bytes, input_bytes, stage_size, answers_size, answers_used, name_bytes;
     int wake[2];
     struct door doors[2];
-    uint8_t lively; /* something hot was ready in the last turn */
+    uint16_t streak;         /* dense turns in a row */
+    uint8_t lively, unswept; /* something hot was ready in the last turn; turns since a sweep */
+    uint8_t free_inputs;
     uint8_t stopping, stopped, in_turn, in_log, accept_paused, inputs_freed, posts_left;
     uint8_t knocked, crowded; /* 1 << door: somebody waits there; did in the turn before */
     uint8_t key[16];
@@ -5034,7 +5034,7 @@ static int loop_turn(struct exportws *w, int timeout_ms)
     w->in_turn = 1;
     w->lively = ready > 0;
     loop_time(w);
-    w->streak = ready > 0 && w->now_us - before_us < DENSE_US ? w->streak + 1 : 0;
+    w->streak = ready > 0 && w->now_us - before_us < DENSE_US ? (uint16_t)(w->streak + 1) : 0;
     int events = loop_serve(w, 0, count, ready);
     int due = ready == 0 || w->sweep_due_us <= w->now_us || ++w->unswept == SWEEP_TURNS;
     if (count <= w->hot && w->hot < w->poll_count && due) events += loop_sweep(w);
@@ -5257,7 +5257,7 @@ static void free_lists(struct exportws *w)
     for (uint32_t i = 0; i < w->conns_end - w->pushers_at; i++) w->pushes[i].draft = NONE;
     w->free_block = w->free_address = 0;
     w->blocks_free = w->block_count;
-    w->free_inputs = w->input_count;
+    w->free_inputs = (uint8_t)w->input_count; /* there are 32 at most */
     if (w->o.per_address == 0) return;
     for (uint32_t i = 0; i < w->capacity; i++)
         w->addresses[i].next = i + 1 < w->capacity ? i + 1 : NONE;

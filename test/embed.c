@@ -261,5 +261,6 @@ int main(int argc, char **argv)
     if (testing) appliance_try(&a, serial[1]);
     else while (appliance_turn(&a) == 0) {}
     exportws_end(a.web);
+    close(serial[0]), close(serial[1]);
     return failed;
 }

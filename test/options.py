@@ -367,10 +367,10 @@ def hold_ends_by_expiry(give):
 @effect("--ping")
 def ping_comes_after_the_quiet_time(give):
     with Server(*give("0.4")) as server:
+        began = time.monotonic()  # not later than the server's own moment, however slow both are
         client = server.session("ab12")
-        began = time.monotonic()
         equal("first frame", client.receive(5)[0], PING)
-        between("seconds until the ping", since(began), 0.3, 5)
+        between("seconds until the ping", since(began), 0.39, 5)
         busy = server.session("busy")
         began = time.monotonic()
         while since(began) < 1:
@@ -1104,5 +1104,10 @@ def text_from_outside_cannot_forge_log_lines():
         true("forged time %r" % entry, not entry.startswith("time=2026-01-01T00:00:00Z"))
 
 
+# A sanitizer or valgrind needs more address space than these leave it.
+WITH_A_MEMORY_LIMIT = (check_tells_of_too_little_memory,
+                       out_of_memory_at_start_is_one_line_and_exit_1)
+
 if __name__ == "__main__":
-    run(TESTS, 4)
+    run([pair for pair in TESTS
+         if not (os.environ.get("EXPORTWS_TEST_WATCHED") and pair[1] in WITH_A_MEMORY_LIMIT)], 4)

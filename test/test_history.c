@@ -1188,6 +1188,7 @@ static void held_messages_survive_a_socket_that_fails(void **state)
         assert_true(peers[0].ended);
         assert_int_equal(u.w->m->closed[EXPORTWS_BY_ERROR], after + 1);
         expect_books(1, 0);
+        script_close(&peers[0]);
     }
     join(&peers[1], "abc", V1);
     expect(&peers[1], id, "37 %");

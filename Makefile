@@ -111,6 +111,10 @@ replay: $(REPLAYS)
 hosts: $(HOSTS)
 	BUILD="$(BUILD)" POSTS=1000000 RACES=1 TIME_LIMIT=900 test/run test/hosts.sh
 
+# What CI does behind make check: test/verify.sh says which parts there are (PARTS=...).
+verify:
+	MAKE="$(MAKE)" test/verify.sh $(PARTS)
+
 matrix:
 	MAKE="$(MAKE)" test/matrix.sh $(ROWS)
 
@@ -142,6 +146,9 @@ cover:
 
 deps:
 	@CC="$(CC)" CMOCKA="$(CMOCKA)" test/deps
+
+deps-verify:
+	@CC="$(CC)" CMOCKA="$(CMOCKA)" test/deps --verify
 
 deps-all:
 	@CC="$(CC)" CMOCKA="$(CMOCKA)" test/deps --all
@@ -299,9 +306,10 @@ help:
 	@echo 'make recipes    what README shows: other languages, Prometheus, init scripts, the image'
 	@echo 'make symbols    what the library object exports and needs; make size: how big it is'
 	@echo 'make lint       gcc -fanalyzer, clang --analyze, clang-tidy, cppcheck'
+	@echo 'make verify     all that CI does behind make check, two lanes at a time: ten minutes'
 	@echo 'make cover      the share of lines and branches that the tests reach: fails below 100 %'
 	@echo 'Set CC, CFLAGS, CPPFLAGS, LDFLAGS, LDLIBS, PREFIX and DESTDIR as you need.'
 
 .PHONY: all run test check programs binaries list-inside list-outside check-san-0 check-san-1 \
 	faults model chaos fuzz replay hosts matrix attack proxies nodes recipes symbols size lint cover \
-	deps deps-all bench install uninstall clean help
+	verify deps deps-verify deps-all bench install uninstall clean help

@@ -360,6 +360,7 @@ def page_keeps_its_token_in_the_address(chromium):
         page.call("Input.insertText", text="4711 & ü")
         page.press("Enter")
         page.wait("location.hash === '#4711%20%26%20%C3%BC'")
+        poll("new session", lambda: server.metric("exportws_sessions_opened_total") == 2)
         poll("old session gone", lambda: server.metric("exportws_tokens") == 1)
         server.send("4711 & ü", "one")
         page.wait_messages("one")

@@ -74,6 +74,8 @@ static const struct chunk_row rows[] = {
     MORE("in the trailer", "0\r\nX: y", ""),
     MORE("largest size there is", "FFFFFFFFFFFFFFF\r\nabc", "abc"),
     FAIL("no size", "\r", ""),
+    FAIL("DEL in an extension", "3;a\x7f", ""),
+    FAIL("DEL in a trailer", "0\r\nX: \x7f", ""),
     FAIL("LF for CR", "5\n", ""),
     FAIL("no hex digit", "g", ""),
     FAIL("digit, then none", "5g", ""),

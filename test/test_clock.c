@@ -630,11 +630,15 @@ static void clock_standing_still_hears_cold_sessions(void **state)
     many_join();
     for (int i = 0; i < 3; i++) clock_pass(COOL_MS), world_settle(&s);
     assert_true(s.w->hot < POLL_FEW);
-    for (int turn = 0; turn < 10; turn++) many_say(0, many_beat, 16), world_turn(&s);
-    assert_int_equal(s.w->m->heartbeats, 10);
+    for (int turn = 0; turn < 10; turn++) many_say(0, many_ping, 6), world_turn(&s);
+    s.w->calm_us = 0, s.w->unswept = 0; /* it is not quiet, and the next sweep is never due */
+    s.w->sweep_due_us = faults.monotonic_us + 1;
     for (int i = 1; i < MANY; i++) many_say(i, many_beat, 16);
-    for (int turn = 0; turn < 500; turn++) many_say(0, many_beat, 16), world_turn(&s);
-    assert_int_equal(s.w->m->heartbeats, 510 + MANY - 1);
+    for (int turn = 1; turn <= SWEEP_TURNS; turn++) {
+        assert_int_equal(s.w->m->heartbeats, 0);
+        many_say(0, many_ping, 6), world_turn(&s);
+    }
+    assert_int_equal(s.w->m->heartbeats, MANY - 1);
     many_end();
 }
 

@@ -83,6 +83,9 @@ binaries: programs $(BUILD)/test_faults $(REPLAYS) $(HOSTS)
 list-inside:
 	@echo $(INSIDE)
 
+list-alone:
+	@echo $(MODEL) $(REPLAYS)
+
 list-outside:
 	@echo $(SYSTEMS) $(SCRIPTS)
 
@@ -310,6 +313,6 @@ help:
 	@echo 'make cover      the share of lines and branches that the tests reach: fails below 100 %'
 	@echo 'Set CC, CFLAGS, CPPFLAGS, LDFLAGS, LDLIBS, PREFIX and DESTDIR as you need.'
 
-.PHONY: all run test check programs binaries list-inside list-outside check-san-0 check-san-1 \
-	faults model chaos fuzz replay hosts matrix attack proxies nodes recipes symbols size lint cover \
-	verify deps deps-verify deps-all bench install uninstall clean help
+.PHONY: all run test check programs binaries list-inside list-alone list-outside check-san-0 \
+	check-san-1 faults model chaos fuzz replay hosts matrix attack proxies nodes recipes symbols size \
+	lint cover verify deps deps-verify deps-all bench install uninstall clean help

@@ -6,9 +6,10 @@
 #
 #   check-*    compiles with POSIX.1-2008 and nothing else, and without MSG_NOSIGNAL, SOCK_CLOEXEC
 #              and accept4, with SO_NOSIGPIPE instead, as on a Mac
-#   gcc-*, clang-*, tcc            the whole suite, built with it
+#   gcc-*, clang-*, tcc            the whole suite, built with it, and the corpus of the fuzzers
 #   musl-*     a static binary of musl-gcc; no cmocka for musl is packaged, so that all tests from
-#              outside run against it, those of the embedding examples among them
+#              outside run against it, those of the embedding examples among them, and inside the
+#              model and the corpus, which need none
 #   i686, arm, aarch64, mipsel, riscv64, s390x
 #              a static binary of Debian's cross compilers, under qemu-user, in the same way. Where
 #              Debian has cmocka for the machine, the unit tests run there, too: its package is
@@ -16,8 +17,8 @@
 #
 # Each row has a folder of its own, build/matrix/ROW, with its output. A warning of the compiler's is
 # a failure. The last line adds up. A row whose tools are missing is skipped, and failed with CI=true
-# or STRICT=1. EXPORTWS_TEST_SLOW
-# stretches the deadlines (4 under qemu).
+# or STRICT=1. EXPORTWS_TEST_SLOW stretches the deadlines (4 under qemu), JOBS says how many test
+# programs run at a time (3).
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
@@ -26,6 +27,7 @@ out=build/matrix
 strict_flags='-std=c99 -pedantic-errors -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes
     -Werror'
 levels='O0 O2 Os O3-flto'
+jobs=${JOBS:-3}
 machines='i686 arm aarch64 mipsel riscv64 s390x'
 passed=0
 failed=0
@@ -79,13 +81,15 @@ skip() {
     echo "skip $1: $2"
 }
 
-# What a run of test/run came to
-verdict() { # row
-    line=$(grep -aE '^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$' "$dir/output" | tail -n 1)
+# What the runs of test/run came to: their counts, added up, when there are as many as there should
+verdict() { # row, runs
+    line=$(awk -v runs="$2" '
+        /^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$/ { n++; p += $1; f += $3; s += $5 }
+        END { if (n == runs) print p " passed, " f " failed, " s " skipped" }' "$dir/output")
     warned=$(cat "$dir"/built* "$dir/output" 2>/dev/null | grep -a -m 1 'warning:')
     took="$(($(date +%s) - began)) s"
     case $line,$warned in
-    ,*) not_ok "$1" "no tests ran: $(tail -n 1 "$dir/output")" ;;
+    ,*) not_ok "$1" "it came to no count: $(tail -n 1 "$dir/output")" ;;
     *', 0 failed, '*,) ok "$1" "$line, $took" ;;
     *', 0 failed, '*) not_ok "$1" "$warned" ;;
     *)
@@ -164,9 +168,11 @@ row_native() { # row: gcc-O2 ...
     fi
     row=$1
     shift
-    "$make" SAN=0 check BUILD="$dir" PROGRAM="$dir/exportws" CC="$compiler" CFLAGS="$flags" "$@" \
-        >"$dir/output" 2>&1
-    verdict "$row"
+    for target in replay check; do
+        TIME_LIMIT="${TIME_LIMIT:-300}" "$make" SAN=0 $target BUILD="$dir" PROGRAM="$dir/exportws" \
+            CC="$compiler" CFLAGS="$flags" JOBS="$jobs" "$@"
+    done >"$dir/output" 2>&1
+    verdict "$row" 2
 }
 
 # ----- from outside -----
@@ -187,8 +193,23 @@ write_script() { # name, words...
     chmod +x "$dir/$name.sh"
 }
 
+# Builds the model and the corpus' replays with "$compiler $flags", and leaves their scripts in $alone.
+# One that could not be built is in there as well, and fails.
+build_alone() {
+    alone=
+    programs=$("$make" -s list-alone BUILD="$dir")
+    # shellcheck disable=SC2086  # words, and meant to be
+    rm -f $programs
+    # shellcheck disable=SC2086
+    "$make" -k -s $programs BUILD="$dir" CC="$compiler" CFLAGS="$flags" >"$dir/built.alone" 2>&1
+    for program in $programs; do
+        write_script "${program##*/}" "$run" "$PWD/$program"
+        alone="$alone $program.sh"
+    done
+}
+
 # Builds server, echo and examples with "$compiler $flags", and tests them with "$run" before them,
-# behind the tests in $inside
+# behind those in $inside and $alone
 test_outside() { # row, slow
     rm -f "$dir/exportws" "$dir/worker"
     # shellcheck disable=SC2086  # words, and meant to be
@@ -206,12 +227,13 @@ test_outside() { # row, slow
     write_script server "$run" "$PWD/$dir/exportws"
     write_script echo "$run" "$PWD/$dir/echo"
     build_native
+    build_alone
     # shellcheck disable=SC2086  # words, and meant to be
     EXPORTWS="$PWD/$dir/server.sh" EXPORTWS_ECHO="$PWD/$dir/echo.sh" BUILD=$dir RUN=$run \
-        CC=$compiler CFLAGS=$flags POSTS=20000 \
+        CC=$compiler CFLAGS=$flags POSTS=20000 JOBS="$jobs" \
         EXPORTWS_TEST_SLOW="${EXPORTWS_TEST_SLOW:-$2}" TIME_LIMIT="${TIME_LIMIT:-$((300 * $2))}" \
-        test/run $inside $outside test/test_header.sh >"$dir/output" 2>&1
-    verdict "$1"
+        test/run $alone $inside $outside test/test_header.sh >"$dir/output" 2>&1
+    verdict "$1" 1
 }
 
 # Debian's cmocka for another machine, with package lists of its own beside the system's

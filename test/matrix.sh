@@ -59,7 +59,7 @@ emulator() { # machine
 }
 
 flags_of() { # row: what follows its first dash
-    echo "-${1#*-}" | sed 's/-flto/ -flto/'
+    echo "-${1#*-}" | sed 's/-flto/ -flto=auto/'
 }
 
 ok() {

@@ -168,7 +168,8 @@ row_native() { # row: gcc-O2 ...
     fi
     row=$1
     shift
-    for target in replay check; do
+    for target in '-k -j 2 programs' replay check; do
+        # shellcheck disable=SC2086  # words, and meant to be
         TIME_LIMIT="${TIME_LIMIT:-300}" "$make" SAN=0 $target BUILD="$dir" PROGRAM="$dir/exportws" \
             CC="$compiler" CFLAGS="$flags" JOBS="$jobs" "$@"
     done >"$dir/output" 2>&1
@@ -180,9 +181,9 @@ row_native() { # row: gcc-O2 ...
 # The native side of the tests
 build_native() {
     mkdir -p "$out/native"
-    "$make" -s programs BUILD="$out/native" PROGRAM="$out/native/exportws" \
-        >"$out/native/output" 2>&1
     outside=$("$make" -s list-outside BUILD="$out/native")
+    # shellcheck disable=SC2086  # words, and meant to be
+    "$make" -s -j 2 $outside BUILD="$out/native" >"$out/native/output" 2>&1
 }
 
 # A script that becomes a program: one word, whatever it takes to run it, and the same process
@@ -201,7 +202,7 @@ build_alone() {
     # shellcheck disable=SC2086  # words, and meant to be
     rm -f $programs
     # shellcheck disable=SC2086
-    "$make" -k -s $programs BUILD="$dir" CC="$compiler" CFLAGS="$flags" >"$dir/built.alone" 2>&1
+    "$make" -k -s -j 2 $programs BUILD="$dir" CC="$compiler" CFLAGS="$flags" >"$dir/built.alone" 2>&1
     for program in $programs; do
         write_script "${program##*/}" "$run" "$PWD/$program"
         alone="$alone $program.sh"
@@ -262,7 +263,7 @@ build_inside() { # machine
     fetch_cmocka "$(architecture "$1")"
     library=$(find "$PWD/$out/cmocka/$(architecture "$1")" -name libcmocka.so 2>/dev/null)
     [ -n "$library" ] || return
-    "$make" -s $("$make" -s list-inside BUILD="$dir") BUILD="$dir" CC="$compiler" CFLAGS=-O2 \
+    "$make" -k -s -j 2 $("$make" -s list-inside BUILD="$dir") BUILD="$dir" CC="$compiler" CFLAGS=-O2 \
         CMOCKA="-isystem ${library%/lib/*}/include -L${library%/*} -lcmocka" >"$dir/built.inside" 2>&1
     for program in $("$make" -s list-inside BUILD="$dir"); do
         write_script "${program##*/}" "$run -L /usr/$(triplet "$1") \

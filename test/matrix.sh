@@ -6,6 +6,7 @@
 #
 #   check-*    compiles with POSIX.1-2008 and nothing else, and without MSG_NOSIGNAL, SOCK_CLOEXEC
 #              and accept4, with SO_NOSIGPIPE instead, as on a Mac
+#   bmake      BSD make builds, installs and uninstalls, and runs the unit tests
 #   gcc-*, clang-*, tcc            the whole suite, built with it, and the corpus of the fuzzers
 #   musl-*     a static binary of musl-gcc; no cmocka for musl is packaged, so that all tests from
 #              outside run against it, those of the embedding examples among them, and inside the
@@ -152,6 +153,18 @@ row_check() { # row: check-COMPILER
 
 # ----- natively -----
 
+row_bmake() {
+    if ! has bmake; then
+        skip "$1" 'no bmake'
+        return
+    fi
+    {
+        MAKEFLAGS= bmake test BUILD="$dir" PROGRAM="$dir/exportws" CFLAGS=-O0
+        MAKEFLAGS= MAKE=bmake test/run test/install.sh
+    } >"$dir/output" 2>&1
+    verdict "$1" 2
+}
+
 row_native() { # row: gcc-O2 ...
     compiler=${1%%-*}
     if ! has "$compiler"; then
@@ -183,7 +196,7 @@ build_native() {
     mkdir -p "$out/native"
     outside=$("$make" -s list-outside BUILD="$out/native")
     # shellcheck disable=SC2086  # words, and meant to be
-    "$make" -s -j 2 $outside BUILD="$out/native" >"$out/native/output" 2>&1
+    "$make" -s -j 2 $outside "$out/native/chaos" BUILD="$out/native" >"$out/native/output" 2>&1
 }
 
 # A script that becomes a program: one word, whatever it takes to run it, and the same process
@@ -233,7 +246,8 @@ test_outside() { # row, slow
     EXPORTWS="$PWD/$dir/server.sh" EXPORTWS_ECHO="$PWD/$dir/echo.sh" BUILD=$dir RUN=$run \
         CC=$compiler CFLAGS=$flags POSTS=20000 JOBS="$jobs" \
         EXPORTWS_TEST_SLOW="${EXPORTWS_TEST_SLOW:-$2}" TIME_LIMIT="${TIME_LIMIT:-$((300 * $2))}" \
-        test/run $alone $inside $outside test/test_header.sh >"$dir/output" 2>&1
+        test/run $alone $inside $outside "$out/native/chaos 500" test/test_header.sh \
+        >"$dir/output" 2>&1
     verdict "$1" 1
 }
 
@@ -293,6 +307,7 @@ row_machine() { # row: arm ...
 
 rows() {
     for compiler in gcc clang tcc musl $machines; do echo "check-$compiler"; done
+    echo bmake
     for compiler in gcc clang; do
         for level in $levels; do echo "$compiler-$level"; done
     done
@@ -322,6 +337,7 @@ for row in $(rows); do
     mkdir -p "$dir"
     case $row in
     check-*) row_check "$row" ;;
+    bmake) row_bmake "$row" ;;
     gcc-* | clang-* | tcc) row_native "$row" ;;
     musl-*) row_musl "$row" ;;
     *) row_machine "$row" ;;

@@ -53,9 +53,11 @@ BROWSER  = `for name in chromium chromium-browser google-chrome; \
 	do command -v $$name >/dev/null && echo test/browser.py && break; done`
 INSIDE   = $(UNITS) $(CLOCKED) $(FAULTS) $(EMBEDDED)
 
-CLOCK_WRAP = -Wl,--wrap=clock_gettime -Wl,--wrap=time
-FAULT_WRAP = `for call in poll accept recv send close fcntl socket bind listen getsockname \
-	setsockopt pipe read write shutdown open connect unlink lstat getsockopt clock_gettime; \
+# Calls that are taken over must go by their plain names: not lstat64 for lstat.
+PLAIN = -D_FILE_OFFSET_BITS=32
+CLOCK_WRAP = $(PLAIN) -Wl,--wrap=clock_gettime -Wl,--wrap=time
+FAULT_WRAP = $(PLAIN) `for call in poll accept recv send close fcntl socket bind listen \
+	getsockname setsockopt pipe read write shutdown open connect unlink lstat getsockopt clock_gettime; \
 	do printf ' -Wl,--wrap=%s' $$call; done`
 
 all: $(PROGRAM)

@@ -49,6 +49,10 @@
 #ifndef _POSIX_C_SOURCE
 #define _POSIX_C_SOURCE 200809L
 #endif
+#ifndef _FILE_OFFSET_BITS /* or glibc on 32 bits can't tell the time from 2038 on, nor lstat() all */
+#define _FILE_OFFSET_BITS 64
+#define _TIME_BITS 64
+#endif
 #define _DARWIN_C_SOURCE /* or a Mac hides SO_NOSIGPIPE, below */
 
 #include "exportws.h"

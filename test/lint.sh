@@ -12,9 +12,9 @@
 #
 #   bugprone-easily-swappable-parameters   (p, n), (phase, code) and the like are how C says it
 #   bugprone-not-null-terminated-result    here bytes have a length, and most are no string
-#   bugprone-reserved-identifier, cert-dcl37-c, cert-dcl51-cpp: for _POSIX_C_SOURCE and
-#                                          _DARWIN_C_SOURCE alone, reserved names that a system wants
-#                                          to be asked by
+#   bugprone-reserved-identifier, cert-dcl37-c, cert-dcl51-cpp: for _POSIX_C_SOURCE,
+#                                          _DARWIN_C_SOURCE, _FILE_OFFSET_BITS and _TIME_BITS alone,
+#                                          reserved names that a system wants to be asked by
 #   knownConditionTrueFalse                in "a && b ? c : d" it thinks that d is only come to where a
 #                                          is false, and so takes a test of d for a constant
 #   unusedStructMember, of the library     the table of options has help for the program only
@@ -28,7 +28,7 @@ looks=
 program=-UEXPORTWS_NO_MAIN
 library=-DEXPORTWS_NO_MAIN
 strict="-std=c99 -pedantic -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes"
-reserved='_POSIX_C_SOURCE;_DARWIN_C_SOURCE'
+reserved='_POSIX_C_SOURCE;_DARWIN_C_SOURCE;_FILE_OFFSET_BITS;_TIME_BITS'
 budget="-Xclang -analyzer-config -Xclang max-nodes=100000"
 mkdir -p "$dir" || exit 1
 rm -f "$dir"/*

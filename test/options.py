@@ -132,6 +132,10 @@ def check_door(give, member):
         true("IPv6 address", re.fullmatch(r"\[::1\]:[1-9]\d*", address("[::1]:0")))
     with tempfile.TemporaryDirectory() as folder:
         equal("Unix socket", address("unix:" + folder + "/door"), "unix:" + folder + "/door")
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(folder + "/door")
+        os.utime(folder + "/door", (2**32, 2**32)) # no 32-bit time
+        equal("one that was left", address("unix:" + folder + "/door"), "unix:" + folder + "/door")
 
 
 @effect("--listen")

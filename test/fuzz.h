@@ -16,6 +16,9 @@
 #ifndef _POSIX_C_SOURCE
 #define _POSIX_C_SOURCE 200809L
 #endif
+#ifndef _FILE_OFFSET_BITS /* or a 32-bit readdir() knows no place behind 2^31 in a folder */
+#define _FILE_OFFSET_BITS 64
+#endif
 #define EXPORTWS_NO_MAIN
 
 #include <dirent.h>

@@ -446,7 +446,7 @@ static inline int script_message(struct script *s, struct script_message *m, uin
 static inline void script_expect(struct script *s, unsigned opcode, const void *want, size_t n)
 {
     static uint8_t room[1 << 17];
-    struct script_message m;
+    struct script_message m = {0};
     if (!script_message(s, &m, room))
         fail_msg("no frame where '%.*s' should come", (int)n, (const char *)want);
     if (m.opcode != opcode || m.size != n || (n > 0 && memcmp(m.payload, want, n) != 0))

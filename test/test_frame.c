@@ -115,7 +115,7 @@ static void frame_takes_every_small_length(void **state)
     (void)state;
     for (unsigned second = 0; second < 256; second++) {
         uint8_t head[14] = {0x82, 0, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff};
-        struct frame f;
+        struct frame f = {0};
         head[1] = (uint8_t)second;
         if (second == 0xfe) head[2] = 1;
         int want = second < 0x80 ? -1002 : second == 0xfe ? 8 : second == 0xff ? 14 : 6;

@@ -207,15 +207,16 @@ write_script() { # name, words...
     chmod +x "$dir/$name.sh"
 }
 
-# Builds the model and the corpus' replays with "$compiler $flags", and leaves their scripts in $alone.
-# One that could not be built is in there as well, and fails.
+# Builds the model and the corpus' replays with "$compiler $flags", and leaves their scripts in
+# $alone. One that could not be built is in there as well, and fails.
 build_alone() {
     alone=
     programs=$("$make" -s list-alone BUILD="$dir")
     # shellcheck disable=SC2086  # words, and meant to be
     rm -f $programs
     # shellcheck disable=SC2086
-    "$make" -k -s -j 2 $programs BUILD="$dir" CC="$compiler" CFLAGS="$flags" >"$dir/built.alone" 2>&1
+    "$make" -k -s -j 2 $programs BUILD="$dir" CC="$compiler" CFLAGS="$flags" \
+        >"$dir/built.alone" 2>&1
     for program in $programs; do
         write_script "${program##*/}" "$run" "$PWD/$program"
         alone="$alone $program.sh"

@@ -115,9 +115,10 @@ static void decimal_reads_all_or_nothing(void **state)
 static void decimals_read_back_what_they_write(void **state)
 {
     (void)state;
-    for (unsigned shift = 0; shift < 64; shift++) {
+    uint64_t ten = 1;
+    for (unsigned shift = 0; shift < 64 + 20; shift++) { /* powers of two, then of ten */
         for (int by = -1; by <= 1; by++) {
-            uint64_t value = ((uint64_t)1 << shift) + (uint64_t)by, back = 7777;
+            uint64_t value = (shift < 64 ? (uint64_t)1 << shift : ten) + (uint64_t)by, back = 7777;
             char want[24];
             uint8_t *room = guard_room(20);
             struct text t = {(char *)room, 0, 20};
@@ -127,7 +128,9 @@ static void decimals_read_back_what_they_write(void **state)
             assert_int_equal(decimal_parse(room, t.n, &back), 0);
             assert_true(back == value);
         }
+        if (shift >= 64) ten *= 10;
     }
+    assert_true(ten == 7766279631452241920U); /* 10^20 modulo 2^64: 20 of them were tried */
 }
 
 /* Room of every size: what fits is written, all is counted, nothing is written behind. */

@@ -82,6 +82,7 @@ enum {
     HEAD_MAX = 8192,        /* a request head; more is 431 */
     BLOCK_BYTES = 256,      /* of the buffer, with the default token size */
     DISCARD_TRIES = 8,
+    REPLAY_TRIES = 16,      /* messages looked at for one that only replays keep */
     WAIT_RETRY_MS = 100,    /* who waits for an input buffer is looked at again */
     INPUT_REST = 160,       /* of a frame: its head, or a control frame that is incomplete */
     PUSHERS_SPARE = 2,      /* slots in which one pusher too many is told so */
@@ -94,7 +95,7 @@ enum {
     SWEEP_LAZY_MS = 5,       /* but poll() waits so long where turns make for sweeps anyway */
     SWEEP_TURNS = 128,       /* after so many turns it is time, whatever the clock says */
     SWEPT_MOST = 8192,       /* what a sweep costs is the average over about so many entries */
-    DENSE_US = 200,          /* turns are dense that follow each other as fast as this: */
+    DENSE_US = 200,          /* turns are dense whose poll() found something as fast as this: */
     DENSE_TURNS = 64,        /* after so many of them only the live are polled, */
     LOOK_TURNS = 16,         /* but in one of so many */
     COOL_MS = 100,          /* a session that has not spoken so long goes cold */
@@ -248,7 +249,7 @@ static void text_decimal(struct text *t, uint64_t value)
         uint32_t nine = (uint32_t)(value % 1000000000);
         value /= 1000000000;
         end = value > 0 ? at - 9 : at - 1;
-        for (; at > end || nine > 0;) {
+        while (at > end || nine > 0) {
             uint32_t tenth = (uint32_t)((uint64_t)nine * 0xcccccccd >> 35); /* a division is slow */
             digits[--at] = (char)('0' + (nine - tenth * 10));
             nine = tenth;
@@ -1720,9 +1721,9 @@ static struct conn *timer_due(struct exportws *w, unsigned timer)
 /* ===== Poll set =====
  *
  * poll() costs as much as its set is long, so that it is not always given all. The set is slices of
- * one array: [0, hot) is polled every turn - doors, handshakes, pushers, sessions that have output
- * waiting or spoke lately - and the rest is cold, swept in small pieces, as often as a share of one
- * core allows. What shows that somebody is alive, and no more, leaves him cold: a heartbeat is
+ * one array: [0, hot) is polled in most turns - doors, handshakes, pushers, sessions that have
+ * output waiting or spoke lately - and the rest is cold, swept in small pieces, as often as a share
+ * of one core allows. What shows that somebody is alive, and no more, leaves him cold: a heartbeat is
  * nothing to hurry for, and in the order of their coming the kernel's own records of sockets are
  * found in half the time. When nothing happens for a while the whole set is polled, and the server
  * sleeps.
@@ -2682,36 +2683,60 @@ static uint32_t pushed_record(struct exportws *w, struct pushed *p)
     return p->record - 1;
 }
 
-/* The oldest of history that a connection is still being sent: its id, or UINT64_MAX. */
-static uint64_t replay_oldest(const struct exportws *w, const struct conn *c)
+/* The blocks of a message. */
+static uint32_t blocks_of(const struct exportws *w, size_t name_size, size_t size)
 {
-    uint64_t id = c->replay > 0 && c->all != NONE ? message_at(w, c->all)->id : UINT64_MAX;
-    if (c->replay == 0 || c->own == NONE) return id;
-    const struct message *m = message_at(w, c->own);
-    return (m->flags & MESSAGE_GOT) && m->id < id ? m->id : id;
+    return (uint32_t)((sizeof(struct message) + name_size + size + w->block_bytes - 1) /
+                      w->block_bytes);
 }
 
-/* History gives way to new messages also where somebody is reading it, when no other is left: who is
- * farthest back has to go, and may come again. Not a session of the token of `to` (NULL: of none),
- * which are being gone through. 1, or 0 when there is nobody. */
+/* Whether so many blocks would be free beside the reserve if all history gave way. */
+static int history_suffices(const struct exportws *w, uint32_t blocks)
+{
+    uint32_t room = w->blocks_free;
+    for (uint32_t i = w->ages[1].first; i != NONE; i = message_at(w, i)->age_next)
+        room += blocks_of(w, message_at(w, i)->name_size, message_at(w, i)->size);
+    return room >= blocks + w->reserve;
+}
+
+/* Whether a session, but none of the token of `to` (NULL: of any), is still being sent what it has
+ * missed, and a message is to come. */
+static int replay_reads(const struct exportws *w, const struct conn *c, const struct message *m,
+                        const struct conn *to)
+{
+    const uint32_t at = m->token == NONE ? c->all : c->own;
+    if (c->state != CONN_OPEN || c->replay == 0 || at == NONE || (to && c->token == to->token))
+        return 0;
+    return message_at(w, at)->token == m->token && message_at(w, at)->id <= m->id;
+}
+
+/* History gives way to new messages also where somebody is reading it, when no other is left: the
+ * oldest that nobody waits for but sessions which are being sent what they have missed. These have
+ * to go, and may come again. Not those of the token of `to`: they are being gone through. 1, or 0
+ * when there is no such message. */
 static int replay_give_way(struct exportws *w, const struct conn *to)
 {
-    struct conn *last = NULL;
-    uint64_t least = UINT64_MAX;
-    for (uint32_t i = 0; w->replays > 0 && i < w->slots_used; i++) {
+    uint32_t index = w->ages[1].first, readers = 0;
+    for (unsigned tries = 0; index != NONE && tries < REPLAY_TRIES; tries++) {
+        const struct message *m = message_at(w, index);
+        readers = 0;
+        for (uint32_t i = 0; i < w->slots_used; i++)
+            readers += (unsigned)replay_reads(w, &w->conns[i], m, to);
+        if (readers == m->refs) break;
+        readers = 0, index = m->age_next;
+    }
+    for (uint32_t i = 0, left = readers; left > 0; i++) {
         struct conn *c = &w->conns[i];
-        uint64_t id = replay_oldest(w, c);
-        if (to && c->state == CONN_OPEN && c->token == to->token) continue;
-        if (id < least) least = id, last = c;
+        if (!replay_reads(w, c, message_at(w, index), to)) continue;
+        left--;
+        if (c->sent > 0 && conn_next(w, c) == index) { /* the rest of it is not waited for */
+            c->sent = 0;
+            session_lost(w, c, EXPORTWS_BY_SLOW, 1006);
+        } else {
+            session_fail(w, c, EXPORTWS_BY_SLOW, 1013, "too slow: history gave way");
+        }
     }
-    if (!last) return 0;
-    if (last->state == CONN_OPEN) {
-        session_fail(w, last, EXPORTWS_BY_SLOW, 1013, "too slow: history gave way");
-    } else { /* one that has ended, but not got all: its socket goes */
-        last->sent = 0;
-        session_lost(w, last, last->reason, last->code);
-    }
-    return 1;
+    return readers > 0;
 }
 
 /* Keeps the message, if there is room beside what others are reading. 0, or -1. */
@@ -2737,12 +2762,15 @@ static int pushed_store(struct exportws *w, struct pushed *p)
 }
 
 /* Keeps the message for those who can't take it now: for `to`, or (NULL) for who is to come. 0, or
- * -1 when there is no room. */
+ * -1 when there is no room: then nobody's reading was the reason. */
 static int pushed_keep(struct exportws *w, struct pushed *p, const struct conn *to)
 {
-    while (pushed_store(w, p) < 0)
-        if (!replay_give_way(w, to)) return -1;
-    return 0;
+    const uint32_t blocks = p->index == NONE ? blocks_of(w, p->name_size, p->size) : 0;
+    if (pushed_store(w, p) == 0) return 0;
+    if (w->replays == 0 || !history_suffices(w, blocks)) return -1;
+    while (replay_give_way(w, to))
+        if (pushed_store(w, p) == 0) return 0;
+    return -1;
 }
 
 /* Builds the frame for a session, right before the payload in the stage, unless it stands there. */
@@ -3139,31 +3167,28 @@ static void session_feed(struct exportws *w, struct conn *c, struct input *in, i
 
 /* ===== Responses ===== */
 
-#define STATUS_LINE(status) "HTTP/1.1 " status "\r\nContent-Type: "
-
 /* The statuses of both doors; the row's number is its place in metrics.refused. */
 static const struct status {
     uint16_t code;
-    const char *line, *fields; /* up to the media type; more header lines, each with what ends the one
-                                  before */
+    const char *line, *fields; /* with the code; more header lines, each with what ends the one before */
 } statuses[] = {
-    {200, STATUS_LINE("200 OK"), ""},
-    {202, STATUS_LINE("202 Accepted"), ""},
-    {400, STATUS_LINE("400 Bad Request"), ""},
-    {401, STATUS_LINE("401 Unauthorized"), "\r\nWWW-Authenticate: Bearer"},
-    {403, STATUS_LINE("403 Forbidden"), ""},
-    {404, STATUS_LINE("404 Not Found"), ""},
-    {405, STATUS_LINE("405 Method Not Allowed"), ""},
-    {408, STATUS_LINE("408 Request Timeout"), ""},
-    {411, STATUS_LINE("411 Length Required"), ""},
-    {413, STATUS_LINE("413 Content Too Large"), ""},
-    {414, STATUS_LINE("414 URI Too Long"), ""},
-    {426, STATUS_LINE("426 Upgrade Required"),
+    {200, "200 OK", ""},
+    {202, "202 Accepted", ""},
+    {400, "400 Bad Request", ""},
+    {401, "401 Unauthorized", "\r\nWWW-Authenticate: Bearer"},
+    {403, "403 Forbidden", ""},
+    {404, "404 Not Found", ""},
+    {405, "405 Method Not Allowed", ""},
+    {408, "408 Request Timeout", ""},
+    {411, "411 Length Required", ""},
+    {413, "413 Content Too Large", ""},
+    {414, "414 URI Too Long", ""},
+    {426, "426 Upgrade Required",
      "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13"},
-    {429, STATUS_LINE("429 Too Many Requests"), "\r\nRetry-After: 1"},
-    {431, STATUS_LINE("431 Request Header Fields Too Large"), ""},
-    {501, STATUS_LINE("501 Not Implemented"), ""},
-    {503, STATUS_LINE("503 Service Unavailable"), "\r\nRetry-After: 1"},
+    {429, "429 Too Many Requests", "\r\nRetry-After: 1"},
+    {431, "431 Request Header Fields Too Large", ""},
+    {501, "501 Not Implemented", ""},
+    {503, "503 Service Unavailable", "\r\nRetry-After: 1"},
 };
 
 enum { STATUSES = sizeof statuses / sizeof *statuses };
@@ -3177,11 +3202,9 @@ static unsigned status_row(int code)
     return STATUS_OTHER;
 }
 
-#define MEDIA_TYPE(type) type "\r\nContent-Length: "
-
 struct response {
     int status;
-    const char *type, *fields; /* MEDIA_TYPE; header lines instead of the status's own, or "" */
+    const char *type, *fields; /* media type; header lines instead of the status's own, or "" */
     const char *body;
     size_t size;
     int close, head_only;
@@ -3194,12 +3217,12 @@ static void response_write(struct text *t, const struct response *r)
     unsigned row = status_row(r->status);
     int known = statuses[row].code == r->status;
     const char *fields = *r->fields || !known ? r->fields : statuses[row].fields;
+    text_add(t, "HTTP/1.1 ");
     if (known) text_add(t, statuses[row].line);
-    else
-        text_add(t, "HTTP/1.1 "), text_decimal(t, (uint64_t)r->status),
-            text_add(t, " Refused\r\nContent-Type: ");
-    text_add(t, r->type), text_decimal(t, r->size);
-    if (*fields) text_add(t, fields);
+    else text_decimal(t, (uint64_t)r->status), text_add(t, " Refused");
+    text_add(t, "\r\nContent-Type: "), text_add(t, r->type);
+    text_add(t, "\r\nContent-Length: "), text_decimal(t, r->size);
+    text_add(t, fields);
     text_add(t, r->close ? "\r\nConnection: close\r\n\r\n" : "\r\n\r\n");
     if (!r->head_only) text_bytes(t, r->body, r->size);
 }
@@ -3260,7 +3283,7 @@ static void client_refuse(struct exportws *w, struct conn *c, int status, const 
     struct text t = {body, 0, sizeof body};
     text_add(&t, why), text_add(&t, "\n");
     struct response r = {
-        status,   MEDIA_TYPE("text/plain; charset=utf-8"), status == 405 ? "\r\nAllow: GET" : "",
+        status,   "text/plain; charset=utf-8", status == 405 ? "\r\nAllow: GET" : "",
         body,     smaller(t.n, sizeof body),   1,
         head_only};
     refuse_note(w, c, status, why);
@@ -3492,7 +3515,7 @@ static void client_page(struct exportws *w, struct conn *c, unsigned page)
 static struct conn *client_request(struct exportws *w, struct conn *c, const struct head *h,
                                    uint8_t *p, size_t n)
 {
-    static const struct response ok = {200, MEDIA_TYPE("text/plain; charset=utf-8"), "", "ok\n", 3, 1, 0};
+    static const struct response ok = {200, "text/plain; charset=utf-8", "", "ok\n", 3, 1, 0};
     struct exportws_request r = {p, p + n, h, NULL, NULL, {0, 0}};
     char *path, *query;
     int head_only = h->verb == VERB_HEAD;
@@ -3692,7 +3715,7 @@ static void push_answer(struct exportws *w, struct conn *c, int status, const ch
                         const struct text *json)
 {
     struct push *q = push_of(w, c);
-    struct response r = {status,      MEDIA_TYPE("application/json"),           fields,
+    struct response r = {status,      "application/json",           fields,
                          json->p,     smaller(json->n, json->size), q->close,
                          q->head_only};
     if (w->answers_size - w->answers_used < RESPONSE_MAX) answers_flush(w, c);
@@ -3773,24 +3796,13 @@ static void push_body_over(struct exportws *w, struct conn *c)
     }
 }
 
-/* Appends to a draft. 0, or -1 when there is no room. */
-static int push_append(struct exportws *w, const struct push *q, const uint8_t *p, size_t n)
-{
-    const struct message *m = message_at(w, q->draft);
-    for (size_t done = 0; message_append(w, q->draft, p + done, n - done) < 0;) {
-        if (!replay_give_way(w, NULL)) return -1;
-        done = m->size - q->size;
-    }
-    return 0;
-}
-
 /* More of a body. What is wrong with it is told when it is over, so that the connection goes on; a
  * draft that comes to nothing takes no room meanwhile. */
 static void push_body_bytes(struct exportws *w, struct push *q, const uint8_t *p, size_t n)
 {
     if (q->status != 0 || n == 0) return;
     if (q->kind == OP_TEXT && utf8_feed(&q->utf8, p, n) < 0) q->status = 400;
-    else if (push_append(w, q, p, n) < 0) q->status = 503;
+    else if (message_append(w, q->draft, p, n) < 0) q->status = 503;
     q->size += (uint32_t)n;
     if (q->status != 0) push_drop_draft(w, q);
 }
@@ -3799,8 +3811,7 @@ static void push_body_bytes(struct exportws *w, struct push *q, const uint8_t *p
 static void push_start_draft(struct exportws *w, struct push *q, const uint8_t *name,
                              size_t name_size)
 {
-    do q->draft = message_new(w, q->kind, 1, name, name_size);
-    while (q->draft == NONE && replay_give_way(w, NULL));
+    q->draft = message_new(w, q->kind, 1, name, name_size);
     if (q->draft == NONE) q->status = 503;
 }
 
@@ -3861,7 +3872,7 @@ static void push_metrics(struct exportws *w, struct conn *c)
     char bytes[384]; /* more than any metric's text */
     struct text t = {NULL, 0, 0};
     struct push *q = push_of(w, c);
-    struct response r = {200, MEDIA_TYPE("text/plain; version=0.0.4; charset=utf-8"), "", "", 0, q->close, 1};
+    struct response r = {200, "text/plain; version=0.0.4; charset=utf-8", "", "", 0, q->close, 1};
     now.buffer_used = (uint64_t)(w->block_count - w->blocks_free) * w->block_bytes;
     for (unsigned i = 0; i < METRICS; i++)
         for (unsigned k = 0; k < metric_samples(&metrics[i]); k++)
@@ -3957,8 +3968,7 @@ static void push_request(struct exportws *w, struct conn *c, struct input *in, c
     q->head_only = h->verb == VERB_HEAD;
     q->close = (h->flags & HEAD_CLOSE) || h->minor == 0 || body; /* push_post knows better */
     target_split(p, h, &path, &query);
-    while (page < 3 && (path[1] != known[page].path[1] || strcmp(path, known[page].path) != 0))
-        page++;
+    while (page < 3 && strcmp(path, known[page].path) != 0) page++;
     if (page != 0 && !push_allowed(w, h, p)) {
         push_refuse(w, c, 401, "", "Authorization: Bearer SECRET is needed");
     } else if (page == 3) {
@@ -4318,8 +4328,8 @@ static const struct page {
     const char *type, *fields;
     const char *const *pieces;
 } pages[] = {
-    {MEDIA_TYPE("text/javascript; charset=utf-8"), PAGE_FIELDS, page_client},
-    {MEDIA_TYPE("text/html; charset=utf-8"),
+    {"text/javascript; charset=utf-8", PAGE_FIELDS, page_client},
+    {"text/html; charset=utf-8",
      PAGE_FIELDS
      "\r\nContent-Security-Policy: default-src 'none'; connect-src 'self'; img-src data:; "
      "style-src 'sha256-oFf1TVuPR3bIWEBaNBLuZ2DQG5LYVqyVKmH0YgAPJIg='; "
@@ -4904,7 +4914,6 @@ static int loop_timeout(struct exportws *w, int timeout_ms)
     if (w->stopping && w->drain_due_ms < due) due = w->drain_due_ms;
     if (w->waiting > 0 && w->wait_due_ms < due) due = w->wait_due_ms;
     if (due == UINT64_MAX) return timeout_ms;
-    if (!loop_dense(w)) loop_time(w); /* else it was read just now, and the sleep is short */
     wait = due > w->now_ms ? due - w->now_ms : 0; /* a day at most, as the options are bounded */
     return timeout_ms < 0 || wait < (uint64_t)timeout_ms ? (int)wait : timeout_ms;
 }
@@ -4933,8 +4942,8 @@ static void loop_drained(struct exportws *w)
 }
 
 /* Serves the entries [from, to) of the poll set, of which poll() found `ready` to be so. None
- * leaves before the turn's end; one that goes hot changes places with one that was served or is not
- * in this piece. Returns the number served. */
+ * leaves before the turn's end; one that changes places with another that goes hot may be passed
+ * over, and is found again by the next poll(). Returns the number served. */
 static int loop_serve(struct exportws *w, uint32_t from, uint32_t to, int ready)
 {
     int events = 0;
@@ -5368,6 +5377,7 @@ int exportws_pollfds(exportws *w, struct pollfd *fds, size_t max, int *timeout_m
     if (w->stopped) return EXPORTWS_GONE;
     if (max < w->poll_count) return EXPORTWS_TOO_BIG;
     memcpy(fds, w->polls, w->poll_count * sizeof *fds);
+    loop_time(w);
     *timeout_ms = loop_timeout(w, *timeout_ms);
     return (int)w->poll_count;
 }
@@ -5377,6 +5387,7 @@ int exportws_dispatch(exportws *w, const struct pollfd *fds, size_t count)
     int ready = 0;
     if (!w || !fds || w->in_turn || w->in_log) return EXPORTWS_BAD;
     if (w->stopped) return EXPORTWS_GONE;
+    for (uint32_t at = 0; at < w->poll_count; at++) w->polls[at].revents = 0;
     for (uint32_t i = 0; i < count; i++) {
         uint32_t at = i; /* where it stood, unless something was sent in between */
         if (fds[i].revents == 0) continue;
@@ -5395,6 +5406,7 @@ int exportws_step(exportws *w, int timeout_ms)
 {
     if (!w || w->in_turn || w->in_log) return EXPORTWS_BAD;
     if (w->stopped) return EXPORTWS_GONE;
+    if (!loop_dense(w)) loop_time(w); /* else it was read just now, and the sleep is short */
     return loop_turn(w, loop_timeout(w, timeout_ms));
 }
 

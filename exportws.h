@@ -72,7 +72,8 @@ enum {
     EXPORTWS_BY_PEER,     /* the peer closed, with a close frame or without */
     EXPORTWS_BY_ERROR,    /* its socket failed */
     EXPORTWS_BY_TIMEOUT,  /* no life in ping_ms + pong_ms, or a message not complete in time */
-    EXPORTWS_BY_SLOW,     /* its queue was full, or it took nothing for write_timeout_ms */
+    EXPORTWS_BY_SLOW,     /* its queue or the buffer was full, it took nothing for
+                             write_timeout_ms, or history that it was reading gave way */
     EXPORTWS_BY_PROTOCOL, /* it broke RFC 6455, sent too big a message or bad UTF-8 */
     EXPORTWS_BY_REPLACED, /* a newer session of the same token, past per_token */
     EXPORTWS_BY_ENDED,    /* exportws_close, exportws_kick or DELETE */
@@ -214,7 +215,9 @@ void exportws_end(exportws *w);
  * is EXPORTWS_TEXT or EXPORTWS_BINARY, with | EXPORTWS_END the token's last message: its sessions
  * get it and then close 1000, later ones too. Both are the caller's again when it returns: what no
  * socket has taken by then was copied, and stays until it is sent or its session ends; as history
- * it stays until it gives way to what is newer, or hold_ms have passed. Never waits.
+ * it stays until it gives way to what is newer, or hold_ms have passed. Never waits. Sessions that
+ * are too slow for it are closed meanwhile, and those of other tokens that are still reading history
+ * which gives way to it; also the one whose callback is running.
  * Returns the number of sessions reached; 0: nobody is there, it is held for the token's next
  * session, for hold_ms. EXPORTWS_ABSENT: nobody is there, and hold_ms is 0. EXPORTWS_FULL: nobody
  * is there, and there is no room to hold it; raise buffer_bytes when that is often.

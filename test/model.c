@@ -318,44 +318,67 @@ static void fail_slow(struct session *s, const char *why)
     end(s, 1013, why);
 }
 
-/* The oldest of history among what it has missed and waits for. */
-static uint64_t oldest_of(const struct session *s)
+/* Whether one that is still being sent what it has missed is to get a message; not who is of the same
+ * token as `to`. */
+static int reads(const struct session *s, int index, const struct session *to)
 {
-    int own = 0, all = 0;
-    uint64_t id = UINT64_MAX;
-    for (int i = 0; i < s->n && s->items[0].old; i++) {
-        const struct said *m = s->items[i].said < 0 ? NULL : &model.said[s->items[i].said];
-        if (!m || (m->to == ALL ? all++ : own++)) continue; /* what is behind the first is newer */
-        if (m->got && m->id < id) id = m->id;
-    }
-    return id;
+    if (!s->used || !s->open || s->n == 0 || !s->items[0].old) return 0;
+    if (to && s->token == to->token) return 0;
+    for (int i = 0; i < s->n; i++)
+        if (s->items[i].said == index) return 1;
+    return 0;
 }
 
-/* Who is farthest back in history has to go, for what `to` or (NULL) nobody can take; not who is of
- * the same token. Which one of two is the server's business. */
+/* All of history but what is newer than one (since 0: than nothing), the oldest first. */
+static int next_of_history(unsigned since)
+{
+    int next = -1;
+    for (int i = 0; i < model.count; i++) {
+        const struct said *m = &model.said[i];
+        if (!m->kept || !m->got || !m->ages || m->since <= since) continue;
+        if (next < 0 || m->since < model.said[next].since) next = i;
+    }
+    return next;
+}
+
+/* Whether there were room if all history gave way. */
+static int would_suffice(int cost)
+{
+    int room = model.blocks;
+    for (int i = next_of_history(0); i >= 0; i = next_of_history(model.said[i].since))
+        room += model.said[i].cost;
+    return room >= cost + model.reserve;
+}
+
+/* Of the oldest 16 of history the first that only such readers wait for gives way: they have to go,
+ * in the order of their slots. */
 static int give_way(const struct session *to)
 {
-    struct session *last = NULL;
-    uint64_t least = UINT64_MAX;
-    for (int i = 0; i < SESSIONS; i++) {
-        struct session *s = &model.sessions[i];
-        if (!s->used || (to && s->open && s->token == to->token)) continue;
-        uint64_t id = oldest_of(s);
-        if (id > least || id == UINT64_MAX || (id == least && last && s->slot > last->slot)) continue;
-        least = id, last = s;
+    int index = next_of_history(0), readers = 0, slot = 0;
+    for (int tries = 0; index >= 0 && tries < 16; tries++) {
+        readers = 0;
+        for (int i = 0; i < SESSIONS; i++) readers += reads(&model.sessions[i], index, to);
+        if (readers == model.said[index].waits) break;
+        readers = 0, index = next_of_history(model.said[index].since);
     }
-    if (!last) return 0;
-    model.gave_way++;
-    if (last->open) fail_slow(last, "too slow: history gave way");
-    else last->sent = 0, lose(last);
-    return 1;
+    for (int left = readers; left > 0; slot++)
+        for (int i = 0; i < SESSIONS; i++) {
+            struct session *s = &model.sessions[i];
+            if ((int)s->slot != slot || !reads(s, index, to)) continue;
+            model.gave_way++, left--;
+            if (s->sent > 0 && s->items[0].said == index) s->sent = 0, lose(s);
+            else fail_slow(s, "too slow: history gave way");
+        }
+    return readers > 0;
 }
 
 static int keep(struct said *m, int draft, const struct session *to)
 {
-    while (!store(m, draft))
-        if (!give_way(to)) return 0;
-    return 1;
+    if (store(m, draft)) return 1;
+    if (!would_suffice(draft ? 0 : m->cost)) return 0;
+    while (give_way(to))
+        if (store(m, draft)) return 1;
+    return 0;
 }
 
 /* The frame of a message for a session. */

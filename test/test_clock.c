@@ -532,6 +532,25 @@ static void dense_turns_keep_the_doors_open(void **state)
     many_end();
 }
 
+/* A host that polls itself is told how long from now, whatever turns came before. */
+static void hosts_sleep_from_now(void **state)
+{
+    static struct pollfd fds[100];
+    (void)state;
+    begin(0);
+    many_join();
+    for (int i = 0; i < 3; i++) clock_pass(COOL_MS), world_settle(&s);
+    for (int i = 0; i <= DENSE_TURNS; i++) many_say(0, many_ping, 6), world_turn(&s);
+    assert_true(loop_dense(s.w));
+    clock_pass(1000);
+    int before = -1, after = -1;
+    assert_true(exportws_pollfds(s.w, fds, 100, &before) > 0);
+    clock_pass(700);
+    assert_true(exportws_pollfds(s.w, fds, 100, &after) > 0);
+    assert_int_equal(before - after, 700);
+    many_end();
+}
+
 /* Not even where nothing has a deadline: posts that nobody is there for, say. */
 static void dense_posts_keep_the_doors_open(void **state)
 {
@@ -719,6 +738,7 @@ int main(void)
         TEST(free_sweep_is_no_silence),
         TEST(dense_turns_keep_the_doors_open),
         TEST(dense_posts_keep_the_doors_open),
+        TEST(hosts_sleep_from_now),
         TEST(cold_is_only_who_is_quiet),
         TEST(sleeps_last_until_the_next_sweep),
         TEST(sweeps_of_nobody_are_not_made),

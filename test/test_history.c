@@ -761,28 +761,83 @@ static void replay_does_not_give_way_to_its_own_token(void **state)
     script_expect(&peers[0], OP_CLOSE, LITERAL("\x03\xf5too slow: buffer full"));
 }
 
-/* One that has ended before it got all is cut off. */
-static void replay_of_a_session_that_has_ended_gives_way(void **state)
+/* One that has ended is still owed what came before its end. */
+static void replay_of_a_session_that_has_ended_is_left_alone(void **state)
 {
     uint64_t ids[LONG];
     (void)state;
     long_replay(ids);
-    script_read(&peers[0]);
-    send_most = 5; /* it is in a frame */
-    exportws_step(u.w, 0);
-    assert_int_equal(u.w->conns[0].sent, 5);
     assert_int_equal(exportws_close(u.w, session_of(0), 4000, "enough"), 0);
     const uint32_t all = u.w->block_count - u.w->reserve;
-    assert_int_equal(hold("new", 1, UINT32_MAX), all);
-    expect_books(all, 0);
-    unit_settle(&u);
-    assert_int_equal(u.w->seats, 0);
-    assert_int_equal(u.w->m->closed[EXPORTWS_BY_ENDED], 1);
+    assert_in_range(hold("new", 1, UINT32_MAX), 1, all - LONG / 2);
+    expect_books(u.w->held, u.w->history);
+    long_read();
+    for (int i = 1; i < LONG; i++) expect(&peers[0], ids[i], long_text(i));
+    script_expect(&peers[0], OP_CLOSE, LITERAL("\x0f\xa0" "enough"));
     assert_int_equal(u.w->m->closed[EXPORTWS_BY_SLOW], 0);
 }
 
-/* A body on its way, when another has the reserve. */
-static void replay_gives_way_to_a_body_in_pieces(void **state)
+/* When what somebody reads would not be enough, nobody is closed for it. */
+static void replay_does_not_give_way_in_vain(void **state)
+{
+    static char text[65536];
+    uint64_t ids[LONG];
+    (void)state;
+    memset(text, 'x', sizeof text);
+    long_replay(ids);
+    script_close(&peers[0]);
+    slow_resume(&peers[1], ids[LONG / 2]);
+    while (history_evict(u.w)) {}
+    hold("full", 1, u.w->blocks_free - u.w->reserve);
+    assert_false(history_suffices(u.w, blocks_of(u.w, 3, sizeof text)));
+    assert_int_equal(exportws_send(u.w, "new", text, sizeof text, EXPORTWS_TEXT), EXPORTWS_FULL);
+    assert_int_equal(exportws_sessions(u.w), 1);
+    expect_books(u.w->held, u.w->history);
+}
+
+/* All who are at the same message go for it, also in the midst of its frame, and no other. */
+static void replays_at_one_place_give_way_together(void **state)
+{
+    uint64_t ids[LONG];
+    (void)state;
+    long_replay(ids);
+    slow_resume(&peers[1], ids[0]), slow_resume(&peers[2], ids[0]);
+    slow_resume(&peers[3], ids[LONG / 2]);
+    const struct conn *c = u.w->conns;
+    script_read(&peers[0]);
+    send_most = 5;
+    exportws_step(u.w, 0);
+    assert_int_equal(c[0].sent, 5);
+    assert_true(c[0].own == c[1].own && c[0].own == c[2].own);
+    while (exportws_sessions(u.w) == 4) assert_int_equal(hold("new", 1, 1), 1);
+    assert_int_equal(exportws_sessions(u.w), 1);
+    assert_int_equal(c[3].state, CONN_OPEN);
+    assert_int_equal(u.w->m->closed[EXPORTWS_BY_SLOW], 3);
+    expect_books(u.w->held, u.w->history);
+}
+
+/* Where the oldest of history are those of somebody who is live, and slow, it is not looked at
+ * without end. */
+static void history_that_live_sessions_wait_for_does_not_give_way(void **state)
+{
+    uint64_t ids[LONG];
+    (void)state;
+    u.o.queue = 1000;
+    restart();
+    join(&peers[1], "abd", "");
+    session_clog(0);
+    for (unsigned i = 0; i < REPLAY_TRIES; i++) say(NULL, "to all");
+    for (int i = 0; i < LONG; i++) ids[i] = 0;
+    join(&peers[3], "abc", "");
+    for (int i = 0; i < LONG; i++) ids[i] = say("abc", long_text(i)), play(&peers[3]);
+    leave(&peers[3]);
+    slow_resume(&peers[0], ids[0]);
+    while (hold("new", 1, 1) == 1) {}
+    assert_int_equal(exportws_sessions(u.w), 2);
+}
+
+/* A body that comes in pieces has the reserve; when another has it, it is refused, and nobody goes. */
+static void replay_does_not_give_way_to_a_body_in_pieces(void **state)
 {
     static char filler[69990], rest[4000];
     const struct piece pieces[] = {{POST("there", "70000", ""), sizeof POST("there", "70000", "") - 1},
@@ -799,10 +854,8 @@ static void replay_gives_way_to_a_body_in_pieces(void **state)
         script_attach(&peers[2], &u, EXPORTWS_PUSH, pieces, COUNT(pieces));
         play(&peers[2]);
         assert_int_equal(u.w->blocks_free, spare);
+        assert_memory_equal(ask(POST("abd", "4000", "o"), rest), "HTTP/1.1 503 ", 13);
         assert_int_equal(exportws_sessions(u.w), 2);
-        assert_memory_equal(ask(POST("abd", "4000", "o"), rest), "HTTP/1.1 200 ", 13);
-        assert_int_equal(exportws_sessions(u.w), 1);
-        assert_int_equal(u.w->m->closed[EXPORTWS_BY_SLOW], 1);
         restart();
     }
 }
@@ -1729,8 +1782,11 @@ int main(void)
         TEST(replays_give_way_one_by_one),
         TEST(replay_gives_way_to_live_messages),
         TEST(replay_does_not_give_way_to_its_own_token),
-        TEST(replay_of_a_session_that_has_ended_gives_way),
-        TEST(replay_gives_way_to_a_body_in_pieces),
+        TEST(replay_of_a_session_that_has_ended_is_left_alone),
+        TEST(replay_does_not_give_way_in_vain),
+        TEST(replays_at_one_place_give_way_together),
+        TEST(history_that_live_sessions_wait_for_does_not_give_way),
+        TEST(replay_does_not_give_way_to_a_body_in_pieces),
         TEST(missed_messages_are_safe_before_the_101_is_sent),
         TEST(last_must_be_an_id),
         TEST(no_gap_when_nothing_was_thrown_away),

@@ -213,10 +213,8 @@ build_alone() {
     alone=
     programs=$("$make" -s list-alone BUILD="$dir")
     # shellcheck disable=SC2086  # words, and meant to be
-    rm -f $programs
-    # shellcheck disable=SC2086
     "$make" -k -s -j 2 $programs BUILD="$dir" CC="$compiler" CFLAGS="$flags" \
-        >"$dir/built.alone" 2>&1
+        >"$dir/built.alone" 2>&1 || rm -f $programs
     for program in $programs; do
         write_script "${program##*/}" "$run" "$PWD/$program"
         alone="$alone $program.sh"

@@ -83,7 +83,8 @@ enum {
     BLOCK_BYTES = 256,      /* of the buffer, with the default token size */
     DISCARD_TRIES = 8,
     REPLAY_TRIES = 16,      /* messages looked at for one that only replays keep */
-    WAIT_RETRY_MS = 100,    /* who waits for an input buffer is looked at again */
+    WAIT_RETRY_MS = 100,    /* who waits for an input buffer is looked at again, */
+    WAIT_LATELY_MS = 1000,  /* which in a busy server may take so long */
     INPUT_REST = 160,       /* of a frame: its head, or a control frame that is incomplete */
     PUSHERS_SPARE = 2,      /* slots in which one pusher too many is told so */
     KEEP_ALIVE_MS = 60000,  /* an idle connection at the push door */
@@ -1084,7 +1085,7 @@ enum conn_flag {
  * the order. */
 enum timer {
     TIMER_NONE,
-    TIMER_HEAD,  /* handshake_timeout: a request must be complete */
+    TIMER_HEAD,  /* handshake_timeout: a request must be complete; or a session waits for an input */
     TIMER_PING,  /* ping: quiet so long */
     TIMER_PONG,  /* pong: a ping is out */
     TIMER_WRITE, /* write_timeout: output is waiting and does not move */
@@ -3157,7 +3158,9 @@ static void session_feed(struct exportws *w, struct conn *c, struct input *in, i
     int step = 1;
     while (step > 0 && (c->state == CONN_OPEN || c->state == CONN_CLOSING)) {
         step = session_step(w, c, in, peek);
-        if (step > 0 && in->kind == 0) in->since_ms = w->now_ms; /* what it is kept for is new */
+        /* What it is kept for is new; but where others wait it is kept from them. */
+        if (step > 0 && in->kind == 0 && w->now_ms > w->wait_due_ms + WAIT_LATELY_MS)
+            in->since_ms = w->now_ms;
         if (step >= 0) continue;
         if (c->state == CONN_OPEN)
             session_fail(w, c, EXPORTWS_BY_PROTOCOL, (unsigned)-step, close_why(-step));
@@ -4507,6 +4510,12 @@ static void conn_input_done(struct exportws *w, struct conn *c, struct input *in
     else if (c->input == 0) input_keep(w, c);
 }
 
+/* A session has shown life: bytes that are new. What is only peeked at, again and again, is not. */
+static void session_alive(struct exportws *w, struct conn *c)
+{
+    if (c->state == CONN_OPEN && c->timer != TIMER_WRITE) timer_set(w, c, TIMER_PING);
+}
+
 /* Reads a connection once and serves what is whole. */
 static void conn_read(struct exportws *w, struct conn *c)
 {
@@ -4519,10 +4528,11 @@ static void conn_read(struct exportws *w, struct conn *c)
     ptrdiff_t n = input_receive(w, c, in, peek ? MSG_PEEK : 0);
     if (n < 0) conn_ended(w, c, n);
     if (n <= 0 || c->state == CONN_LINGER) return;
-    if (c->timer == TIMER_PING || c->timer == TIMER_PONG) timer_set(w, c, TIMER_PING);
+    if (!peek) session_alive(w, c);
     if (c->state == CONN_HEAD) c = client_feed(w, c, in, peek);
     else if (c->state == CONN_PUSH) push_feed(w, c, in);
     else session_feed(w, c, in, peek);
+    if (peek && in->raw > 0) session_alive(w, c);
     conn_input_done(w, c, in, peek);
     if (c->input > 0 || c->state != CONN_OPEN) c->flags |= CONN_SPOKE; /* more comes soon */
     if (c->flags & CONN_SPOKE) poll_heat(w, c->at);
@@ -4582,18 +4592,25 @@ static void conn_set_address(struct conn *c, const struct sockaddr *from)
     }
 }
 
+/* The first handshake on a list of deadlines, or NONE. */
+static uint32_t handshake_oldest(const struct exportws *w, unsigned timer)
+{
+    uint32_t index = w->timers[timer].first;
+    while (index != NONE && (index < w->capacity || index >= w->pushers_at))
+        index = w->conns[index].timer_next;
+    return index;
+}
+
 /* The client that has kept a handshake's slot longest gives way. Not all can be dead already: fewer
  * are accepted in a turn than there are slots. */
 static void handshake_give_way(struct exportws *w)
 {
-    uint32_t index = w->timers[TIMER_HEAD].first;
-    while (index != NONE && conn_is_pusher(w, &w->conns[index])) index = w->conns[index].timer_next;
+    uint32_t index = handshake_oldest(w, TIMER_HEAD);
     if (index != NONE) {
         client_refuse(w, &w->conns[index], 408,
                       "others needed the place of your incomplete request", 0);
     } else {
-        index = w->timers[TIMER_CLOSE].first;
-        while (index < w->capacity || index >= w->pushers_at) index = w->conns[index].timer_next;
+        index = handshake_oldest(w, TIMER_CLOSE);
     }
     conn_bury(w, &w->conns[index]);
 }
@@ -4816,16 +4833,14 @@ static void request_timeout(struct exportws *w, struct conn *c)
     if (c->state != CONN_DEAD) conn_output_done(w, c, 0);
 }
 
-/* A ping was not answered, as far as we know. It may have been: one that waits for an input buffer
- * is not listened to, and when turns take long the sweep comes late to one that is cold. */
+/* A ping was not answered, as far as we know. It may have been: when turns take long the sweep comes
+ * late to one that is cold, and one that waits for an input buffer is not listened to. That one has
+ * as long again as others may keep those buffers from it. */
 static void session_silent(struct exportws *w, struct conn *c)
 {
-    if (c->flags & CONN_WAITING) {
-        timer_set(w, c, TIMER_PONG);
-        return;
-    }
-    conn_read(w, c);
-    if (c->timer == TIMER_PONG)
+    if (!(c->flags & CONN_WAITING)) conn_read(w, c);
+    if (c->timer == TIMER_PONG && (c->flags & CONN_WAITING)) timer_set(w, c, TIMER_HEAD);
+    else if (c->timer == TIMER_PONG || c->timer == TIMER_HEAD)
         session_fail(w, c, EXPORTWS_BY_TIMEOUT, 1008, "heartbeat missed");
 }
 
@@ -4833,7 +4848,7 @@ static void session_silent(struct exportws *w, struct conn *c)
 static void conn_timeout(struct exportws *w, struct conn *c)
 {
     switch (c->timer) {
-    case TIMER_HEAD: request_timeout(w, c); return;
+    case TIMER_HEAD: (conn_is_session(w, c) ? session_silent : request_timeout)(w, c); return;
     case TIMER_PING: session_ping(w, c); return;
     case TIMER_PONG: session_silent(w, c); return;
     case TIMER_WRITE:

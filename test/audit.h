@@ -141,7 +141,9 @@ static inline int audit_timer_fits(unsigned state, unsigned timer)
 {
     switch (state) {
     case CONN_HEAD: return timer == TIMER_HEAD;
-    case CONN_OPEN: return timer == TIMER_PING || timer == TIMER_PONG || timer == TIMER_WRITE;
+    case CONN_OPEN: /* TIMER_HEAD: it waits for an input */
+        return timer == TIMER_PING || timer == TIMER_PONG || timer == TIMER_WRITE ||
+               timer == TIMER_HEAD;
     case CONN_CLOSING: return timer == TIMER_CLOSE || timer == TIMER_WRITE;
     case CONN_PAGE:
     case CONN_LINGER: return timer == TIMER_CLOSE;

@@ -275,6 +275,66 @@ static void waiting_session_is_not_silent(void **state)
     finish();
 }
 
+/* One that waits and never says the rest has as long as others may keep the buffers, and no longer,
+ * however often it was looked at. What is served of another meanwhile is life. */
+static void waiting_for_ever_ends(void **state)
+{
+    uint8_t bytes[64];
+    (void)state;
+    begin(0);
+    s.o.max_message_bytes = HEAD_MAX, s.o.ping_ms = 1000, s.o.pong_ms = 1000;
+    world_start(&s);
+    struct peer *a = world_join(&s, "a"), *b = world_join(&s, "b");
+    struct peer *keeper = world_dial(&s, EXPORTWS_CLIENTS), *next = NULL;
+    a->mute = b->mute = 1;
+    peer_say(keeper, "GET / HTTP/1.1\r\n");
+    world_turn(&s);
+    peer_say_bytes(a, bytes, peer_frame_put(bytes, 0x80 | OP_TEXT, "m1", 2) - 1);
+    s.tick_ms = 10;
+    for (int turn = 0; turn < 1180; turn++) {
+        if (turn % 50 == 0) peer_frame(b, OP_TEXT, "HEART-BEAT");
+        if (turn == 990) peer_say(next = world_dial(&s, EXPORTWS_CLIENTS), "GET / HTTP/1.1\r\n");
+        world_turn(&s);
+    }
+    want_got(&s, keeper, "408 ");
+    want_number(&s, "sessions", s.w->sessions, 2);
+    for (int turn = 0; turn < 40; turn++) world_turn(&s);
+    want_got(&s, a, "101 ping close:1008 ");
+    want_number(&s, "sessions", s.w->sessions, 1);
+    want_number(&s, "pings", s.w->m->pings, 1);
+    peer_leave(next);
+    finish();
+}
+
+/* Who keeps the buffer while others wait has to go, though each of its messages comes to an end. Where
+ * nobody waits it may go on so. */
+static void keeper_of_an_input_gives_way(void **state)
+{
+    uint8_t bytes[64];
+    (void)state;
+    begin(0);
+    s.o.max_message_bytes = HEAD_MAX;
+    world_start(&s);
+    struct peer *a = world_join(&s, "a"), *keeper = world_join(&s, "k");
+    a->mute = 1;
+    size_t n = peer_frame_put(bytes, 0x80 | OP_TEXT, "m1", 2);
+    memcpy(bytes + n, bytes, 1);
+    peer_say_bytes(keeper, bytes, 1);
+    s.tick_ms = 100;
+    for (int turn = 0; turn < 320; turn++) {
+        if (turn == 200) peer_say_bytes(a, bytes, n - 1);
+        peer_say_bytes(keeper, bytes + 1, n);
+        world_turn(&s);
+        if (turn == 290) want_number(&s, "sessions", s.w->sessions, 2);
+    }
+    want_number(&s, "sessions", s.w->sessions, 1);
+    want_number(&s, "by timeout", s.w->m->closed[EXPORTWS_BY_TIMEOUT], 1);
+    peer_say_bytes(a, bytes + n - 1, 1);
+    for (int turn = 0; turn < 5; turn++) world_turn(&s);
+    want_number(&s, "free inputs", s.w->free_inputs, s.w->input_count);
+    finish();
+}
+
 /* ===== An hour ahead ===== */
 
 /* All that has a deadline is there when the hour is gone: those who answer stay, all else has timed
@@ -728,6 +788,8 @@ int main(void)
         TEST(sessions_that_left_do_not_sleep),
         TEST(draining_outlasts_the_posts),
         TEST(waiting_session_is_not_silent),
+        TEST(waiting_for_ever_ends),
+        TEST(keeper_of_an_input_gives_way),
         TEST(hour_ahead_keeps_those_who_answer),
         TEST(hour_ahead_hears_first_what_was_said),
         TEST(hour_ahead_in_a_hosts_loop),

@@ -2501,7 +2501,7 @@ static void session_leave(struct exportws *w, struct conn *c, int reason, unsign
 {
     uint32_t index = (uint32_t)(c - w->conns), record = c->token;
     session_ring_leave(w, c);
-    address_leave(w, c);
+    c->prev = (uint32_t)w->now_ms; /* of one that is closing: since when */
     token_release(w, record);
     c->state = CONN_CLOSING;
     c->reason = (uint8_t)reason;
@@ -3360,14 +3360,30 @@ static struct refusal handshake_check(const struct exportws *w, const struct hea
     return (struct refusal){0, ""};
 }
 
+/* All slots are taken: who has been closing longest, and longer than a session may take nothing,
+ * gives way though its peer still takes some. The others have a deadline. */
+static void closing_give_way(struct exportws *w)
+{
+    uint32_t now_ms = (uint32_t)w->now_ms, longest_ms = w->o.write_timeout_ms;
+    struct conn *last = NULL;
+    for (uint32_t i = w->timers[TIMER_WRITE].first; i != NONE; i = w->conns[i].timer_next) {
+        struct conn *c = &w->conns[i];
+        if (c->state != CONN_CLOSING || now_ms - c->prev <= longest_ms) continue;
+        longest_ms = now_ms - c->prev, last = c;
+    }
+    if (last) conn_doom(w, last);
+}
+
 /* Whether there is a place for one more session. */
 static struct refusal room_check(struct exportws *w, const struct conn *c)
 {
     if (w->stopping) return (struct refusal){503, "shutting down: come again"};
     if (!address_admits(w, c->address))
         return (struct refusal){429, "too many sessions from your address"};
-    if (w->free_session == NONE)
+    if (w->free_session == NONE) {
+        closing_give_way(w);
         return (struct refusal){503, "all session slots are taken: come again"};
+    }
     return (struct refusal){0, ""};
 }
 
@@ -4451,7 +4467,7 @@ static void conn_bury(struct exportws *w, struct conn *c)
     uint32_t *list = conn_is_session(w, c) ? &w->free_session
                    : conn_is_pusher(w, c)  ? &w->free_pusher
                                            : &w->free_handshake;
-    if (conn_is_session(w, c)) w->seats--;
+    if (conn_is_session(w, c)) w->seats--, address_leave(w, c);
     else if (!conn_is_pusher(w, c)) w->handshakes--;
     else if (!(c->flags & CONN_EXTRA)) w->pushers--;
     if (conn_is_pusher(w, c)) push_reset(w, push_of(w, c));

@@ -496,7 +496,7 @@ static inline const char *audit_buffer(const struct exportws *w, struct audit *a
     return a->private_blocks != w->blocks_private ? "blocks_private != blocks of rests" : NULL;
 }
 
-/* Sessions per address, counted again. */
+/* Slots of sessions per address, counted again. */
 static inline const char *audit_addresses(const struct exportws *w, struct audit *a)
 {
     uint32_t records = 0, sessions = 0;
@@ -507,7 +507,7 @@ static inline const char *audit_addresses(const struct exportws *w, struct audit
             uint32_t here = 0;
             if (i >= w->capacity || a->address[i]++) return "an address is in two buckets";
             for (uint32_t k = 0; k < w->capacity; k++)
-                here += w->conns[k].state == CONN_OPEN &&
+                here += w->conns[k].state != CONN_FREE &&
                         memcmp(w->conns[k].address, w->addresses[i].bytes, 16) == 0;
             if (here == 0 || here != w->addresses[i].sessions)
                 return "an address has another number of sessions";
@@ -517,7 +517,7 @@ static inline const char *audit_addresses(const struct exportws *w, struct audit
     for (uint32_t i = w->free_address; i != NONE; i = w->addresses[i].next, records++)
         if (i >= w->capacity || a->address[i]++) return "a free address is in use";
     if (records != w->capacity) return "free addresses + those in use != capacity";
-    return sessions != w->sessions ? "sessions of all addresses != sessions" : NULL;
+    return sessions != w->seats ? "sessions of all addresses != slots in use" : NULL;
 }
 
 /* The metrics' promise, and what is only true between turns. */

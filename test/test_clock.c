@@ -54,18 +54,25 @@ static void await_close(void)
     exportws_kick(s.w, "a");
 }
 
-static void await_write(void)
+/* A session of a token whose peer takes nothing more, and for which so many messages wait. */
+static struct peer *clogged(const char *token, uint32_t queued)
 {
     char text[600];
     const int little = 1;
-    struct peer *a = world_join(&s, "a");
-    const struct conn *c = world_slot(&s, "a");
-    a->deaf = 1;
+    struct peer *p = world_join(&s, token);
+    const struct conn *c = world_slot(&s, token);
+    p->deaf = 1;
     __real_setsockopt(c->fd, SOL_SOCKET, SO_SNDBUF, &little, sizeof little);
     memset(text, '.', sizeof text);
-    for (int i = 0; i < 30 && c->queued == 0; i++)
-        exportws_send(s.w, "a", text, sizeof text, EXPORTWS_TEXT);
-    assert_true(c->queued > 0);
+    for (int i = 0; i < 60 && c->queued < queued; i++)
+        exportws_send(s.w, token, text, sizeof text, EXPORTWS_TEXT);
+    assert_int_equal(c->queued, queued);
+    return p;
+}
+
+static void await_write(void)
+{
+    clogged("a", 1);
 }
 
 static void await_body(void)
@@ -332,6 +339,73 @@ static void keeper_of_an_input_gives_way(void **state)
     peer_say_bytes(a, bytes + n - 1, 1);
     for (int turn = 0; turn < 5; turn++) world_turn(&s);
     want_number(&s, "free inputs", s.w->free_inputs, s.w->input_count);
+    finish();
+}
+
+/* ===== Closing ===== */
+
+/* A session that is closing is counted at its address until its slot is free. */
+static void closing_session_counts_at_its_address(void **state)
+{
+    (void)state;
+    begin(0);
+    s.o.per_address = 2;
+    world_start(&s);
+    struct peer *a = world_join(&s, "a"), *b = world_join(&s, "b");
+    a->mute = 1;
+    exportws_kick(s.w, "a");
+    want_got(&s, world_join(&s, "c"), "429 ");
+    clock_pass(2000);
+    world_settle(&s);
+    want_ended(&s, a);
+    want_got(&s, world_join(&s, "d"), "101 ");
+    want_got(&s, world_join(&s, "e"), "429 ");
+    peer_leave(b);
+    world_settle(&s);
+    want_got(&s, world_join(&s, "f"), "101 ");
+    finish();
+}
+
+/* Takes what the kernel has for a peer, which makes room for a few more messages of 600 bytes. */
+static void take_little(const struct peer *p)
+{
+    char bytes[600];
+    int n = 0;
+    while (__real_recv(p->fd, bytes, sizeof bytes, MSG_DONTWAIT) > 0) n++;
+    assert_in_range(n, 1, 8);
+    world_settle(&s);
+}
+
+/* It may take its time as long as it takes something; but who comes to a full table finds a place the
+ * next time, if one has been closing for more than write_timeout: the one that began first. */
+static void closing_session_gives_way_to_newcomers(void **state)
+{
+    (void)state;
+    begin(0);
+    s.o.capacity = 3, s.o.queue = 32, s.o.buffer_bytes = 131072;
+    world_start(&s);
+    struct peer *a = clogged("a", 24), *b = clogged("b", 24), *open = clogged("o", 24);
+    exportws_kick(s.w, "a");
+    world_settle(&s);
+    clock_pass(1000);
+    exportws_step(s.w, 0);
+    exportws_kick(s.w, "b");
+    for (int i = 0; i < 3; i++) {
+        clock_pass(6500);
+        take_little(b), take_little(a), take_little(open);
+        if (i < 2) want_got(&s, world_join(&s, "n"), "503 ");
+    }
+    want_number(&s, "slots", s.w->seats, 3);
+    want_got(&s, world_join(&s, "n"), "503 ");
+    want_number(&s, "slots", s.w->seats, 2);
+    want_got(&s, world_join(&s, "n"), "101 ");
+    want_got(&s, world_join(&s, "m"), "503 "); /* b has not been closing for so long yet */
+    want_number(&s, "slots", s.w->seats, 3);
+    take_little(b), take_little(open);
+    clock_pass(6500);
+    want_got(&s, world_join(&s, "m"), "503 ");
+    want_got(&s, world_join(&s, "m"), "101 ");
+    want_number(&s, "slow ones", s.w->m->closed[EXPORTWS_BY_SLOW], 0);
     finish();
 }
 
@@ -790,6 +864,8 @@ int main(void)
         TEST(waiting_session_is_not_silent),
         TEST(waiting_for_ever_ends),
         TEST(keeper_of_an_input_gives_way),
+        TEST(closing_session_counts_at_its_address),
+        TEST(closing_session_gives_way_to_newcomers),
         TEST(hour_ahead_keeps_those_who_answer),
         TEST(hour_ahead_hears_first_what_was_said),
         TEST(hour_ahead_in_a_hosts_loop),

@@ -158,8 +158,9 @@ deps-verify:
 deps-all:
 	@CC="$(CC)" CMOCKA="$(CMOCKA)" test/deps --all
 
-bench: $(PROGRAM) $(BUILD)/bench
-	$(BUILD)/bench --bars first $(BENCH)
+# With BENCH="--peers", beside others, too: make deps-all brings them.
+bench: $(PROGRAM) $(BUILD)/bench $(BUILD)/echo $(BUILD)/peer_lws
+	$(BUILD)/bench --bars first --echo $(BUILD)/echo $(BENCH)
 
 $(UNITS) $(SYSTEMS) $(CHAOS):
 	@$(COMPILE_TEST) -o $@ test/$(@F).c $(CMOCKA) $(LDLIBS)
@@ -219,6 +220,14 @@ $(BUILD)/test_utf8: test/test_utf8.c
 $(BUILD)/bench: test/bench.c
 	@mkdir -p $(BUILD)
 	$(CC) $(STRICT) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ test/bench.c $(LDLIBS)
+
+# Where there is libwebsockets.
+$(BUILD)/peer_lws: test/peer_lws.c
+	@mkdir -p $(BUILD)
+	@if echo '#include <libwebsockets.h>' | $(CC) $(CPPFLAGS) -E - >/dev/null 2>&1; then \
+		set -x; $(CC) $(STRICT) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ test/peer_lws.c \
+			-lwebsockets $(LDLIBS); \
+	fi
 
 # The service's own options stand as OPTIONS="--capacity 2000 ..." in /etc/default/exportws.
 $(BUILD)/exportws.service: Makefile
@@ -293,7 +302,7 @@ help:
 	@echo 'make test       the C unit tests, a few seconds'
 	@echo 'make check      every test, against the program itself too, JOBS=3 at a time'
 	@echo 'make deps       installs what the tests need, where it is missing'
-	@echo 'make bench      measures, and prints a table'
+	@echo 'make bench      measures, and prints a table; with BENCH=--peers, beside other programs'
 	@echo 'make install    to $$(DESTDIR)$$(PREFIX), which is /usr/local; make uninstall removes it'
 	@echo 'make clean      removes what was built'
 	@echo 'For those who change it, on Debian (make deps-all installs the tools):'

@@ -33,10 +33,17 @@
  *        size       the stripped program
  *        soak       1,000,000 cycles with memory flat (only when it is named)
  *
+ * With --peers, the rows broadcast, push, pipeline, busy, memory, cycle and echo have a column more
+ * for each program that somebody might take instead: nginx with nchan (Debian: libnginx-mod-nchan),
+ * Node's ws (test/peer_ws.js; npm install --prefix build/node ws) and libwebsockets
+ * (test/peer_lws.c; libwebsockets-dev). The same load drives them and checks what they send, in the
+ * same turns, but in fewer of them; "-" is one that is not installed or cannot do it. Run it from
+ * the folder that test/ is in.
+ *
  * Options: --quick (a minute or two), --runs N, --server PROGRAM (or $EXPORTWS; ./exportws),
  *          --cores one|two, --cpu N (the core), --svg FILE (this program's .svg), --echo PROGRAM,
  *          --bars first|final (the bars of a first version, or the real ones),
- *          --self-check (a twin in the server's place: every ratio has to be about 1).
+ *          --peers, --self-check (a twin in the server's place: every ratio has to be about 1).
  * CSV=1 in the environment: every run as a line instead of the table.
  * Exit status: 0, or 1 when a row failed or is over its bar, or 2 for a bad option.
  */
@@ -228,6 +235,13 @@ static double process_resident(pid_t pid)
 {
     long kib = process_status(pid, "VmRSS:");
     return kib < 0 ? NAN : (double)kib * 1024;
+}
+
+/* A child of ours has not ended; when it has, it is still to be waited for. */
+static int process_lives(pid_t pid)
+{
+    siginfo_t end = {0};
+    return waitid(P_PID, (id_t)pid, &end, WEXITED | WNOHANG | WNOWAIT) == 0 && end.si_pid == 0;
 }
 
 /* Waits for a child of ours, asks it to end after GRACE_MS, then ends it. Answers its status. */
@@ -627,6 +641,27 @@ static void twin_run(struct twin *t)
     }
 }
 
+/* ===== Who is at the other end ===== */
+
+enum what { TWIN, SERVER, ECHO, NCHAN, WS, LWS };
+
+enum { PEERS = 3 };                     /* from NCHAN on */
+
+/* How it answers a POST, as far as they differ: the status line's beginning, how it writes
+ * Content-Length, and what stands before the number of sessions that got the message. */
+struct dialect {
+    const char *name, *status, *length, *figure;
+};
+
+static const struct dialect dialects[] = {
+    {"twin", "HTTP/1.1 200", "Content-Length:", "\"delivered\":"},
+    {"server", "HTTP/1.1 200", "Content-Length:", "\"delivered\":"},
+    {"echo", "HTTP/1.1 200", "Content-Length:", "\"delivered\":"},
+    {"nchan", "HTTP/1.1 201", "Content-Length:", "active subscribers:"},
+    {"ws", "HTTP/1.1 200", "Content-Length:", "\"delivered\":"},
+    {"lws", "HTTP/1.1 200", "content-length:", "\"delivered\":"},
+};
+
 /* ===== The load: a process that is all the clients and pushers of one server ===== */
 
 enum {
@@ -667,6 +702,7 @@ struct answers {
 struct load {
     struct plan *plan;
     int twin;                           /* the other end is the bare twin */
+    const struct dialect *dialect;
     pid_t pid;                          /* of the server */
     int clients_port, push_port;
     int session[MAX_FDS];
@@ -827,21 +863,22 @@ static int load_connect(struct load *l, size_t count, int pings)
     return 0;
 }
 
-/* One whole answer at the front of what came: its length, 0 for more, -1 for one that is not 200.
- * *delivered is its figure. */
-static int answers_take(struct answers *a, size_t *delivered)
+/* One whole answer at the front of what came: its length, 0 for more, -1 for one that does not say
+ * it was done. *delivered is its figure. */
+static int answers_take(struct answers *a, const struct dialect *d, size_t *delivered)
 {
     a->text[a->have] = '\0';
-    char *end = strstr(a->text, "\r\n\r\n"), *length = strstr(a->text, "Content-Length:");
+    char *end = strstr(a->text, "\r\n\r\n"), *length = strstr(a->text, d->length);
     if (end == NULL)
         return 0;
-    if (strncmp(a->text, "HTTP/1.1 200", 12) != 0 || length == NULL || length > end)
+    if (strncmp(a->text, d->status, strlen(d->status)) != 0 || length == NULL || length > end)
         return -1;
-    size_t size = (size_t)(end + 4 - a->text) + (size_t)strtoul(length + 15, NULL, 10);
+    size_t size = (size_t)(end + 4 - a->text) +
+                  (size_t)strtoul(length + strlen(d->length), NULL, 10);
     if (a->have < size)
         return 0;
-    const char *figure = strstr(end, "\"delivered\":");
-    *delivered = figure ? (size_t)strtoul(figure + 12, NULL, 10) : 0;
+    const char *figure = strstr(end, d->figure);
+    *delivered = figure ? (size_t)strtoul(figure + strlen(d->figure), NULL, 10) : 0;
     a->have -= size;
     memmove(a->text, a->text + size, a->have);
     return (int)size;
@@ -853,7 +890,7 @@ static int load_answer(struct load *l, size_t pusher, size_t expect)
     struct answers *a = &l->answers[pusher];
     size_t delivered = 0;
     for (;;) {
-        int n = answers_take(a, &delivered);
+        int n = answers_take(a, l->dialect, &delivered);
         if (n < 0)
             return load_fail(l, "push: %.60s", a->text);
         if (n > 0)
@@ -1011,7 +1048,7 @@ static int stream_answers(struct load *l, struct stream *s, size_t i, const stru
     int taken;
     if (n <= 0)
         return load_fail(l, "pipeline: push connection closed");
-    for (a->have += (size_t)n; (taken = answers_take(a, &delivered)) > 0; count++)
+    for (a->have += (size_t)n; (taken = answers_take(a, l->dialect, &delivered)) > 0; count++)
         if (!l->twin && delivered != 1)
             return load_fail(l, "pipeline: delivered to %zu", delivered);
     if (taken < 0)
@@ -1333,7 +1370,7 @@ static int refill_wait_empty(struct load *l)
         a->have = (size_t)n;
         a->text[n] = '\0';
         int empty = strstr(a->text, "\"sessions\":0,") != NULL;
-        if (answers_take(a, &unused) <= 0)
+        if (answers_take(a, l->dialect, &unused) <= 0)
             return load_fail(l, "refill: %.60s", a->text);
         if (empty)
             return 0;
@@ -1407,10 +1444,11 @@ static void load_serve(struct load *l, int control)
 
 /* ===== A site: a server or a twin, and its load ===== */
 
-enum what { TWIN, SERVER, ECHO };
-
 struct bench {
     const char *server, *echo, *svg;
+    char folder[256];                   /* this program's: what the peers need is built there */
+    int peers;                          /* wanted */
+    char version[PEERS][80];            /* of those that are here; else "" */
     int quick, self_check, two_cores, csv, first_bars;
     size_t runs, descriptors;
     int server_core, load_core;
@@ -1456,6 +1494,24 @@ static int site_ready(struct site *s)
     return clients ? 0 : -1;
 }
 
+/* nginx says nothing when it is ready: it is asked. */
+static int nchan_ready(struct site *s)
+{
+    char byte;
+    for (int ms = 0; ms < PATIENCE_MS && process_lives(s->pid); ms += 10) {
+        int fd = socket_dial(s->clients_port, 0);
+        int answered = fd >= 0 && socket_send(fd, "GET / HTTP/1.0\r\n\r\n", 18) == 0 &&
+                       socket_receive(fd, &byte, 1) == 0;
+        if (fd >= 0)
+            close(fd);
+        if (answered)
+            return 0;
+        sleep_ms(10);
+    }
+    snprintf(s->why, sizeof s->why, "nginx did not get ready");
+    return -1;
+}
+
 /* Starts a program with these arguments, its stdout in s->out, and waits until it is ready. */
 static int site_exec(const struct bench *b, struct site *s, char *const argv[])
 {
@@ -1478,7 +1534,7 @@ static int site_exec(const struct bench *b, struct site *s, char *const argv[])
     }
     close(out[1]);
     s->out = out[0];
-    int r = site_ready(s);
+    int r = s->what == NCHAN ? nchan_ready(s) : site_ready(s);
     s->start_ms = (double)(now_ns() - start) / 1e6;
     return r;
 }
@@ -1526,6 +1582,86 @@ static int site_start_twin(const struct bench *b, struct site *s)
     return s->pid > 0 ? 0 : -1;
 }
 
+/* ===== Peers ===== */
+
+/* Prints its version when it is here; starts it. %s: the bench's folder. */
+static const struct peer {
+    const char *version, *start;
+} peers[PEERS] = {
+    {"mkdir -p '%s/nchan' && for m in /usr/lib /usr/lib64 /usr/local/libexec; do\n"
+     "test -f $m/nginx/modules/ngx_nchan_module.so && ln -sfn $m/nginx/modules '%s/nchan/modules'"
+     " && nginx -v 2>&1 | sed 's/.*nginx/nginx/; s/$/ with nchan/'\ndone",
+     "exec nginx -e stderr -p '%s/nchan' -c nginx.conf"},
+    {"NODE_PATH='%s/node/node_modules' node -p '`ws ${require(\"ws/package.json\").version}, "
+     "node ${process.version}`' 2>/dev/null",
+     "NODE_PATH='%s/node/node_modules' exec node test/peer_ws.js"},
+    {"'%s/peer_lws' --version 2>/dev/null", "exec '%s/peer_lws'"},
+};
+
+/* Which of them are here. Programs of the system's folders are found without those in the PATH. */
+static void peers_find(struct bench *b, const char *program)
+{
+    char path[2048], command[1024];
+    const char *old = getenv("PATH"), *slash = strrchr(program, '/');
+    snprintf(b->folder, sizeof b->folder, "%.*s", slash ? (int)(slash - program) : 1,
+             slash ? program : ".");
+    snprintf(path, sizeof path, "%s:/usr/sbin:/usr/local/sbin", old ? old : "/usr/bin:/bin");
+    setenv("PATH", path, 1);
+    for (size_t i = 0; i < PEERS; i++) {
+        snprintf(command, sizeof command, peers[i].version, b->folder, b->folder);
+        FILE *f = popen(command, "r");
+        if (f != NULL && fgets(b->version[i], sizeof b->version[i], f) == NULL)
+            b->version[i][0] = '\0';
+        if (f != NULL)
+            pclose(f);
+        b->version[i][strcspn(b->version[i], "\n")] = '\0';
+        if (!b->csv)
+            printf("%s: %s\n", dialects[NCHAN + i].name,
+                   b->version[i][0] ? b->version[i] : "not installed");
+    }
+}
+
+/* One process, so that its CPU and memory are the program's, as with the others. Messages are not
+ * kept, which is what costs it the least. A session hears its token's channel and everybody's. */
+static int nchan_configure(const struct bench *b, const struct site *s, size_t capacity)
+{
+    char path[300];
+    snprintf(path, sizeof path, "%s/nchan/nginx.conf", b->folder);
+    FILE *f = fopen(path, "w");
+    if (f == NULL)
+        return -1;
+    fprintf(f, "daemon off;\nmaster_process off;\npid nginx.pid;\n"
+               "load_module modules/ngx_nchan_module.so;\n"
+               "events { worker_connections %zu; }\nhttp {\n"
+               "access_log off;\nkeepalive_requests 1000000000;\nkeepalive_timeout 1h;\n"
+               "client_body_temp_path body;\nproxy_temp_path proxy;\nfastcgi_temp_path fastcgi;\n"
+               "uwsgi_temp_path uwsgi;\nscgi_temp_path scgi;\n"
+               "nchan_shared_memory_size 512m;\nnchan_message_buffer_length 0;\n",
+            capacity + capacity / 8 + SPARE_FDS);       /* with few left it closes idle ones */
+    fprintf(f, "server { listen 127.0.0.1:%d; location / { return 404; }\n"
+               "location ~ ^" PATH "(.+)$ {\n"
+               "nchan_subscriber websocket;\nnchan_channel_id t$1 t;\n} }\n"
+               "server { listen 127.0.0.1:%d; location ~ ^" PATH "(.*)$ {\n"
+               "nchan_publisher http;\nnchan_channel_id t$1;\n} }\n}\n",
+            s->clients_port, s->push_port);
+    return fclose(f) == 0 ? 0 : -1;
+}
+
+static int site_start_peer(const struct bench *b, struct site *s, size_t capacity)
+{
+    char shell[] = "/bin/sh", c[] = "-c", command[1024];
+    char *argv[] = {shell, c, command, NULL};
+    snprintf(command, sizeof command, peers[s->what - NCHAN].start, b->folder);
+    if (s->what == NCHAN) {                             /* it takes no port 0 */
+        int clients = socket_listen(&s->clients_port), push = socket_listen(&s->push_port);
+        close(clients);
+        close(push);
+        if (nchan_configure(b, s, capacity) != 0)
+            return -1;
+    }
+    return site_exec(b, s, argv);
+}
+
 static int site_start_load(const struct bench *b, struct site *s)
 {
     int pair[2];
@@ -1542,6 +1678,7 @@ static int site_start_load(const struct bench *b, struct site *s)
         close(pair[0]);
         l->plan = s->plan;
         l->twin = s->what == TWIN;
+        l->dialect = &dialects[s->what];
         l->pid = s->pid;
         l->clients_port = s->clients_port;
         l->push_port = s->push_port ? s->push_port : s->clients_port;
@@ -1569,7 +1706,8 @@ static int site_finish(struct site *s, struct sample *sample)
         snprintf(sample->why, sizeof sample->why, "the load is gone, or takes for ever");
     }
     if (!sample->ok)
-        snprintf(s->why, sizeof s->why, "%s: %s", s->what == TWIN ? "twin" : "server", sample->why);
+        snprintf(s->why, sizeof s->why, "%s: %s%s", dialects[s->what].name, sample->why,
+                 process_lives(s->pid) ? "" : " (it has died)");
     return sample->ok ? 0 : -1;
 }
 
@@ -1596,7 +1734,8 @@ static int site_open(const struct bench *b, struct site *s, enum what what, size
     s->plan->live = TWIN_FIXED + 1;
     r = what == TWIN ? site_start_twin(b, s)
         : what == ECHO ? site_start_echo(b, s, capacity)
-                       : site_start_server(b, s, capacity, pings);
+        : what >= NCHAN ? site_start_peer(b, s, capacity)
+                        : site_start_server(b, s, capacity, pings);
     if (r != 0 || site_start_load(b, s) != 0)
         return -1;
     s->resident = process_resident(s->pid);
@@ -1616,7 +1755,7 @@ static void site_close(struct site *s)
         process_reap(s->load, PATIENCE_MS);
     }
     if (s->pid > 0) {
-        kill(s->pid, s->what == TWIN ? SIGKILL : SIGTERM);
+        kill(s->pid, s->what == SERVER || s->what == ECHO ? SIGTERM : SIGKILL);
         status = process_reap(s->pid, PATIENCE_MS);
         if (s->what == SERVER && (!WIFEXITED(status) || WEXITSTATUS(status) != 0))
             fprintf(stderr, "bench: the server ended with status 0x%x\n", (unsigned)status);
@@ -1629,15 +1768,17 @@ static void site_close(struct site *s)
         munmap(s->plan, sizeof *s->plan);
 }
 
-/* ===== A pair: server and twin, in turns ===== */
+/* ===== A pair: server and twin, in turns; and the peers ===== */
 
 struct pair {
-    struct site ours, bare;
+    struct site ours, bare, peer[PEERS];
+    int there[PEERS];                   /* that peer is open and has not failed */
 };
 
 struct runs {
-    struct sample ours[MAX_RUNS], bare[MAX_RUNS];
-    size_t n;
+    struct sample ours[MAX_RUNS], bare[MAX_RUNS], peer[PEERS][MAX_RUNS];
+    size_t n, peer_n[PEERS];
+    const char *peer_why[PEERS];        /* it failed */
     int failed;
 };
 
@@ -1645,6 +1786,7 @@ struct runs {
 static int pair_open(struct bench *b, struct pair *p, enum what what, size_t sessions,
                      size_t capacity, int pings)
 {
+    memset(p->there, 0, sizeof p->there);
     memset(&p->ours, 0, sizeof p->ours);
     p->ours.control = p->ours.out = -1;
     int r = site_open(b, &p->bare, TWIN, sessions, capacity, pings);
@@ -1657,10 +1799,19 @@ static const char *pair_why(const struct pair *p)
     return p->ours.why[0] ? p->ours.why : p->bare.why[0] ? p->bare.why : "could not start";
 }
 
+static void pair_close_peer(struct pair *p, size_t i)
+{
+    if (p->there[i])
+        site_close(&p->peer[i]);
+    p->there[i] = 0;
+}
+
 static void pair_close(struct pair *p)
 {
     site_close(&p->ours);
     site_close(&p->bare);
+    for (size_t i = 0; i < PEERS; i++)
+        pair_close_peer(p, i);
 }
 
 /* RUNS times the job on both at once: for jobs that mostly wait. */
@@ -1675,17 +1826,48 @@ static void pair_run_together(struct pair *p, const struct job *j, size_t runs, 
     }
 }
 
+/* A turn of a peer's. One that fails takes no further part in what the pair does. */
+static void pair_run_peer(struct pair *p, const struct job *j, struct runs *r, size_t i)
+{
+    if (!p->there[i])
+        return;
+    if (site_run(&p->peer[i], j, &r->peer[i][r->peer_n[i]]) == 0) {
+        r->peer_n[i]++;
+    } else {
+        r->peer_n[i] = 0;
+        r->peer_why[i] = p->peer[i].why;
+        pair_close_peer(p, i);
+    }
+}
+
+/* A peer whose code is compiled as it runs is given time for that. */
+static void pair_warm_peer(struct pair *p, const struct job *j, struct runs *r, size_t i)
+{
+    struct job warm = *j;
+    warm.rounds = 10 * j->rounds;
+    warm.seconds = 2;
+    if (j->kind == JOB_PIPELINE)
+        warm.rounds = j->rounds;                        /* it knows no time */
+    pair_run_peer(p, &warm, r, i);
+    r->peer_n[i] = 0;
+}
+
 /* All the runs of the job, one after the other. The shorter the turns, the more alike is the
  * machine for both: so each run is several. */
 static void pair_run(const struct bench *b, struct pair *p, const struct job *j, struct runs *r)
 {
     struct job timed = *j;
+    size_t turns = b->quick ? TURNS_QUICK : TURNS;
     memset(r, 0, sizeof *r);
     timed.seconds = b->quick ? 0.2 : 0.6;
+    for (size_t i = 0; i < PEERS; i++)
+        pair_warm_peer(p, &timed, r, i);
     j = &timed;
-    for (; r->n < b->runs * (b->quick ? TURNS_QUICK : TURNS) && !r->failed; r->n++) {
+    for (; r->n < b->runs * turns && !r->failed; r->n++) {
         r->failed |= site_run(&p->ours, j, &r->ours[r->n]) != 0;
         r->failed |= !r->failed && site_run(&p->bare, j, &r->bare[r->n]) != 0;
+        for (size_t i = 0; i < PEERS && r->n % turns == 0 && !r->failed; i++)
+            pair_run_peer(p, j, r, i);
     }
 }
 
@@ -1727,10 +1909,13 @@ static void table_head(struct bench *b)
         return;
     b->headed = 1;
     if (b->csv)
-        printf("row,unit,run,ours,bare\n");
+        printf("row,unit,run,ours,bare");
     else
-        printf("%-54s %-7s %9s %9s %7s %9s\n", "", "", b->self_check ? "bare" : "exportws",
-               "bare", "ratio", "bar");
+        printf("%-54s %-7s %9s %9s %7s %9s%s", "", "", b->self_check ? "bare" : "exportws",
+               "bare", "ratio", "bar", b->peers ? "      " : "");
+    for (size_t i = 0; i < PEERS && b->peers; i++)
+        printf(b->csv ? ",%s" : " %8s", dialects[NCHAN + i].name);
+    printf("\n");
 }
 
 /* A number in as many characters as tell something. */
@@ -1766,16 +1951,43 @@ static const char *verdict(struct bench *b, double value, double ratio, double e
     return v > limit ? "OVER" : "ok";
 }
 
-static void table_row(struct bench *b, const char *what, const char *unit, const double *ours,
-                      const double *bare, size_t n, struct bar bar)
+/* The peers' figures in a row; NULL for a row they have no part in. */
+struct others {
+    double v[PEERS][MAX_RUNS];
+    size_t n[PEERS];
+};
+
+/* Their columns: the run's figures, or medians. Ends the line. */
+static void table_others(const struct bench *b, const struct others *o, size_t run)
+{
+    char digits[32];
+    for (size_t i = 0; i < PEERS && b->peers; i++) {
+        size_t n = o ? o->n[i] : 0;
+        if (b->csv)
+            printf(",%.6g", run < n ? o->v[i][run] : NAN);
+        else
+            printf(" %8s", n > 0 ? number(median(o->v[i], n), digits) : "-");
+    }
+    printf("\n");
+}
+
+static void table_csv(const struct bench *b, const char *what, const char *unit,
+                      const double *ours, const double *bare, size_t n, const struct others *o)
+{
+    for (size_t i = 0; i < n; i++) {
+        printf("\"%s\",%s,%zu,%.6g,%.6g", what, unit, i, ours[i], bare ? bare[i] : NAN);
+        table_others(b, o, i);
+    }
+}
+
+static void table_line(struct bench *b, const char *what, const char *unit, const double *ours,
+                       const double *bare, size_t n, struct bar bar, const struct others *o)
 {
     double ratios[MAX_RUNS], excesses[MAX_RUNS], ratio = NAN;
     char a[32], c[32], d[32], at[32];
     table_head(b);
-    if (b->csv) {
-        for (size_t i = 0; i < n; i++)
-            printf("\"%s\",%s,%zu,%.6g,%.6g\n", what, unit, i, ours[i], bare ? bare[i] : NAN);
-    }
+    if (b->csv)
+        table_csv(b, what, unit, ours, bare, n, o);
     if (bare != NULL && n > 0) {
         for (size_t i = 0; i < n; i++) {
             ratios[i] = ours[i] / bare[i];
@@ -1788,10 +2000,19 @@ static void table_row(struct bench *b, const char *what, const char *unit, const
     double excess = bare ? median(excesses, n) : NAN;
     const char *word = verdict(b, median(ours, n), ratio, excess, &bar, at);
     snprintf(d, sizeof d, "%.2f", ratio);
-    if (!b->csv)
-        printf("%-54s %-7s %9s %9s %7s %9s  %s\n", what, unit, number(median(ours, n), a),
-               bare ? number(median(bare, n), c) : "-", is_none(ratio) ? "-" : d, at, word);
+    if (!b->csv) {
+        printf("%-54s %-7s %9s %9s %7s %9s  %-*s", what, unit, number(median(ours, n), a),
+               bare ? number(median(bare, n), c) : "-", is_none(ratio) ? "-" : d, at,
+               b->peers ? 4 : 0, word);
+        table_others(b, o, 0);
+    }
     fflush(stdout);
+}
+
+static void table_row(struct bench *b, const char *what, const char *unit, const double *ours,
+                      const double *bare, size_t n, struct bar bar)
+{
+    table_line(b, what, unit, ours, bare, n, bar, NULL);
 }
 
 static void table_failed(struct bench *b, const char *what, const char *why)
@@ -1820,11 +2041,20 @@ static void table_figure(struct bench *b, const char *what, const char *unit, co
                          figure f, struct bar bar)
 {
     double ours[MAX_RUNS], bare[MAX_RUNS];
+    struct others others;
     for (size_t i = 0; i < r->n; i++) {
         ours[i] = f(&r->ours[i]);
         bare[i] = f(&r->bare[i]);
     }
-    table_row(b, what, unit, ours, bare, r->n, bar);
+    for (size_t i = 0; i < PEERS; i++) {
+        others.n[i] = r->peer_n[i];
+        for (size_t k = 0; k < r->peer_n[i]; k++)
+            others.v[i][k] = f(&r->peer[i][k]);
+    }
+    table_line(b, what, unit, ours, bare, r->n, bar, &others);
+    for (size_t i = 0; i < PEERS; i++)
+        if (r->peer_why[i] != NULL)
+            table_failed(b, "  (one of the peers)", r->peer_why[i]);
 }
 
 static double runs_median(const struct sample *s, size_t n, figure f)
@@ -1857,6 +2087,22 @@ static int row_open(struct bench *b, struct pair *p, enum what what, const char 
     return -1;
 }
 
+/* Opens the peers, too, as many of them as are here. */
+static void row_peers(struct bench *b, struct pair *p, size_t sessions)
+{
+    for (size_t i = 0; i < PEERS && b->peers && !b->self_check; i++) {
+        if (b->version[i][0] == '\0')
+            continue;
+        p->there[i] = 1;
+        if (site_open(b, &p->peer[i], (enum what)(NCHAN + i), sessions, sessions + 64,
+                      0) != 0) {
+            table_failed(b, dialects[NCHAN + i].name,
+                         p->peer[i].why[0] ? p->peer[i].why : "could not start");
+            pair_close_peer(p, i);
+        }
+    }
+}
+
 static void rows_broadcast_of(struct bench *b, struct pair *p, size_t bytes, size_t sessions)
 {
     static struct runs r;
@@ -1887,6 +2133,7 @@ static void rows_broadcast_to(struct bench *b, size_t sessions)
     snprintf(name, sizeof name, "broadcast to %zu", sessions);
     if (row_open(b, &p, SERVER, name, sessions, 0) != 0)
         return;
+    row_peers(b, &p, sessions);
     rows_broadcast_of(b, &p, 64, sessions);
     rows_broadcast_of(b, &p, 1024, sessions);
     pair_close(&p);
@@ -1898,18 +2145,18 @@ static void rows_broadcast(struct bench *b)
     rows_broadcast_to(b, 10000);
 }
 
-/* What the picture of growth is drawn from: [0] exportws, [1] bare. */
-enum { MAX_POINTS = 8 };
+/* What the picture of growth is drawn from: [0] exportws, [1] bare, then the peers. */
+enum { MAX_POINTS = 8, SIDES = 2 + PEERS };
 
 struct growth {
     size_t count, sessions[MAX_POINTS];
-    double cpu[2][MAX_POINTS], p50[2][MAX_POINTS], p99[2][MAX_POINTS];
+    double cpu[SIDES][MAX_POINTS], p50[SIDES][MAX_POINTS], p99[SIDES][MAX_POINTS];
 };
 
 static void growth_copy(struct growth *g, size_t to, size_t from)
 {
     g->sessions[to] = g->sessions[from];
-    for (size_t i = 0; i < 2; i++) {
+    for (size_t i = 0; i < SIDES; i++) {
         g->cpu[i][to] = g->cpu[i][from];
         g->p50[i][to] = g->p50[i][from];
         g->p99[i][to] = g->p99[i][from];
@@ -1919,15 +2166,16 @@ static void growth_copy(struct growth *g, size_t to, size_t from)
 /* In order of sessions, whatever order they were measured in. */
 static void growth_add(struct growth *g, size_t sessions, const struct runs *r)
 {
-    const struct sample *side[2] = {r->ours, r->bare};
     size_t at = g->count++;
     for (; at > 0 && g->sessions[at - 1] > sessions; at--)
         growth_copy(g, at, at - 1);
     g->sessions[at] = sessions;
-    for (size_t i = 0; i < 2; i++) {
-        g->cpu[i][at] = runs_median(side[i], r->n, cpu_us);
-        g->p50[i][at] = runs_median(side[i], r->n, p50_us);
-        g->p99[i][at] = runs_median(side[i], r->n, p99_us);
+    for (size_t i = 0; i < SIDES; i++) {
+        const struct sample *side = i == 0 ? r->ours : i == 1 ? r->bare : r->peer[i - 2];
+        size_t n = i < 2 ? r->n : r->peer_n[i - 2];
+        g->cpu[i][at] = runs_median(side, n, cpu_us);
+        g->p50[i][at] = runs_median(side, n, p50_us);
+        g->p99[i][at] = runs_median(side, n, p99_us);
     }
 }
 
@@ -1942,6 +2190,7 @@ static void rows_push_at(struct bench *b, size_t sessions, struct growth *g)
     snprintf(name, sizeof name, "push to one of %zu: CPU a push", sessions);
     if (row_open(b, &p, SERVER, name, sessions, 0) != 0)
         return;
+    row_peers(b, &p, sessions);
     j.kind = JOB_PUSH;
     j.bytes = 64;
     j.rounds = b->quick ? 1000 : 4000;
@@ -2016,6 +2265,8 @@ static void rows_pipeline(struct bench *b)
     struct bar bar = {RATIO, 1.5, 0};
     if (row_open(b, &p, SERVER, name, 1000, 0) != 0)
         return;
+    row_peers(b, &p, 1000);
+    pair_close_peer(&p, LWS - NCHAN);                   /* 4.1 stalls on pipelined POSTs */
     j.kind = JOB_PIPELINE;
     j.bytes = 64;
     j.rounds = b->quick ? 1000 : 4000;
@@ -2138,6 +2389,7 @@ static void rows_busy_at(struct bench *b, size_t sessions)
     snprintf(name, sizeof name, "100 busy of %zu: ping to pong, p99.9", sessions);
     if (row_open(b, &p, SERVER, name, sessions, 0) != 0)
         return;
+    row_peers(b, &p, sessions);
     j.kind = JOB_SERIAL;
     j.rounds = b->quick ? 3000 : 8000;
     pair_run(b, &p, &j, &r);
@@ -2179,6 +2431,23 @@ static double memory_asked(const struct bench *b, size_t capacity)
     return pclose(f) == 0 && got != NULL ? strtod(line, NULL) : NAN;
 }
 
+static double site_grown(const struct site *s, size_t sessions)
+{
+    return (process_resident(s->pid) - s->resident) / (double)sessions;
+}
+
+static const struct others *memory_of_peers(struct bench *b, struct pair *p, size_t sessions)
+{
+    static struct others others;
+    row_peers(b, p, sessions);
+    for (size_t i = 0; i < PEERS; i++) {
+        others.n[i] = (size_t)p->there[i];
+        others.v[i][0] = p->there[i] ? site_grown(&p->peer[i], sessions) : NAN;
+        pair_close_peer(p, i);
+    }
+    return &others;
+}
+
 static void rows_memory(struct bench *b)
 {
     static struct pair p;
@@ -2203,9 +2472,9 @@ static void rows_memory(struct bench *b)
     table_row(b, name, "bytes", &full, NULL, 1, no_bar);
     v = full - p.ours.memory;
     table_row(b, "  more than the ready line says", "bytes", &v, NULL, 1, extra);
-    v = (full - p.ours.resident) / (double)n;
-    bare = (process_resident(p.bare.pid) - p.bare.resident) / (double)n;
-    table_row(b, "  grown by, a session", "bytes", &v, &bare, 1, no_bar);
+    v = site_grown(&p.ours, n), bare = site_grown(&p.bare, n);
+    table_line(b, "  grown by, a session", "bytes", &v, &bare, 1, no_bar,
+               memory_of_peers(b, &p, n));
     refill.kind = JOB_REFILL;
     refill.rounds = n;
     int r = site_run(&p.ours, &refill, &sample);        /* the first time, code gets resident */
@@ -2226,6 +2495,7 @@ static void rows_cycle(struct bench *b)
     struct bar bar = {RATIO, 1.3, 0};
     if (row_open(b, &p, SERVER, "connect, upgrade, leave", 10, 0) != 0)
         return;
+    row_peers(b, &p, 10);
     for (int polite = 0; polite < 2; polite++) {
         struct job j = {0};
         const char *name = polite ? "connect, upgrade, leave by close frame: CPU a cycle"
@@ -2290,6 +2560,8 @@ static void rows_echo(struct bench *b)
                  sessions[i / 2]);
         if (row_open(b, &p, ECHO, name, sessions[i / 2], 0) != 0)
             continue;
+        row_peers(b, &p, sessions[i / 2]);
+        pair_close_peer(&p, NCHAN - NCHAN);             /* its sessions only listen */
         pair_run(b, &p, &j, &r);
         if (r.failed) {
             table_failed(b, name, pair_why(&p));
@@ -2411,19 +2683,35 @@ static void panel_line(FILE *f, const struct panel *p, const struct growth *g, c
     double x = p->left + p->width + 8, y = p->top + 14 + 16 * row;
     fprintf(f, "<polyline fill='none' stroke-width='2' %s points='", style);
     for (size_t i = 0; i < g->count; i++)
-        fprintf(f, "%.1f,%.1f ", panel_x(p, (double)g->sessions[i]), panel_y(p, v[i]));
+        if (!is_none(v[i]))
+            fprintf(f, "%.1f,%.1f ", panel_x(p, (double)g->sessions[i]), panel_y(p, v[i]));
     fprintf(f, "'/>\n<line x1='%.0f' x2='%.0f' y1='%.0f' y2='%.0f' stroke-width='2' %s/>\n", x,
             x + 20, y, y, style);
     fprintf(f, "<text x='%.0f' y='%.0f'>%s</text>\n", x + 26, y + 4, name);
 }
 
-static double growth_peak(const struct growth *g, double v[2][MAX_POINTS])
+static double growth_peak(const struct growth *g, double v[SIDES][MAX_POINTS])
 {
     double peak = 0;
-    for (size_t i = 0; i < 2 * g->count; i++)
+    for (size_t i = 0; i < SIDES * g->count; i++)
         if (v[i / g->count][i % g->count] > peak)
             peak = v[i / g->count][i % g->count];
     return 5 * panel_step(peak);
+}
+
+/* The peers' lines, from the so-manieth row on: those that were measured at all. */
+static void panel_peers(FILE *f, const struct panel *p, const struct growth *g,
+                        double v[SIDES][MAX_POINTS], const char *what, unsigned row)
+{
+    static const char *const colours[PEERS] = {"#2a2", "#c60", "#a3a"};
+    for (size_t i = 0; i < PEERS; i++) {
+        char style[40], name[40];
+        if (is_none(v[2 + i][0]) && is_none(v[2 + i][g->count - 1]))
+            continue;
+        snprintf(style, sizeof style, "stroke='%s'", colours[i]);
+        snprintf(name, sizeof name, "%s%s", dialects[NCHAN + i].name, what);
+        panel_line(f, p, g, v[2 + i], style, name, row++);
+    }
 }
 
 static int growth_draw(const struct growth *growth, const char *path)
@@ -2441,11 +2729,13 @@ static int growth_draw(const struct growth *growth, const char *path)
     panel_axes(f, &cpu);
     panel_line(f, &cpu, &g, g.cpu[1], "stroke='#888'", "bare", 1);
     panel_line(f, &cpu, &g, g.cpu[0], "stroke='#06c'", "exportws", 0);
+    panel_peers(f, &cpu, &g, g.cpu, "", 2);
     panel_axes(f, &late);
     panel_line(f, &late, &g, g.p50[1], "stroke='#888'", "bare p50", 2);
     panel_line(f, &late, &g, g.p99[1], "stroke='#888' stroke-dasharray='5 3'", "bare p99", 3);
     panel_line(f, &late, &g, g.p50[0], "stroke='#06c'", "exportws p50", 0);
     panel_line(f, &late, &g, g.p99[0], "stroke='#06c' stroke-dasharray='5 3'", "exportws p99", 1);
+    panel_peers(f, &late, &g, g.p50, " p50", 4);
     fprintf(f, "</svg>\n");
     return fclose(f) == 0 ? 0 : -1;
 }
@@ -2469,7 +2759,7 @@ static void usage(const char *what)
     fprintf(stderr, "bench: %s: not an option or row\n"
             "usage: bench [--server PROGRAM] [--echo PROGRAM] [--quick] [--runs N]\n"
             "             [--cores one|two] [--cpu N] [--bars first|final] [--svg FILE]\n"
-            "             [--self-check] [ROWS...]\nrows:", what);
+            "             [--peers] [--self-check] [ROWS...]\nrows:", what);
     for (size_t i = 0; i < sizeof groups / sizeof *groups; i++)
         fprintf(stderr, " %s", groups[i].name);
     fprintf(stderr, "\n");
@@ -2497,6 +2787,10 @@ static int bench_option(struct bench *b, const char *name, const char *value)
 {
     if (strcmp(name, "--quick") == 0) {
         b->quick = 1;
+        return 1;
+    }
+    if (strcmp(name, "--peers") == 0) {
+        b->peers = 1;
         return 1;
     }
     if (strcmp(name, "--self-check") == 0) {
@@ -2563,6 +2857,8 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     alarm(LIFETIME_S);
     bench_say(&b);
+    if (b.peers)
+        peers_find(&b, argv[0]);
     for (size_t i = 0; i < sizeof groups / sizeof *groups; i++)
         if (b.wanted ? b.wanted >> i & 1 : !groups[i].named_only)
             groups[i].run(&b);

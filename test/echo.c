@@ -78,11 +78,13 @@ static int options_parse(exportws_options *o, char **argument)
             o->listen = value;
         else if ((value = option_value(&argument, "--push")) != NULL)
             o->push = strcmp(value, "none") == 0 ? NULL : value;
+        else if ((value = option_value(&argument, "--capacity")) != NULL)
+            o->capacity = bytes_parse(value);
         else if ((value = option_value(&argument, "--max-message")) != NULL)
             o->max_message_bytes = bytes_parse(value);
-        if (value == NULL || o->max_message_bytes == 0) {
-            fprintf(stderr, "echo: %s: wanted --listen ADDR, --push ADDR or --max-message BYTES\n",
-                    word);
+        if (value == NULL || o->max_message_bytes == 0 || o->capacity == 0) {
+            fprintf(stderr, "echo: %s: wanted --listen ADDR, --push ADDR, --capacity N or "
+                    "--max-message BYTES\n", word);
             return -1;
         }
     }

@@ -115,7 +115,7 @@ END
     done
 }
 
-run_check() { # name, compiler, flags, kinds of fault it has to see
+run_check() { # name, compiler, flags, kinds of fault it has to see, how much slower
     dir=build/san-$1
     mkdir -p "$dir"
     rm -f "$dir"/report.*
@@ -124,7 +124,7 @@ run_check() { # name, compiler, flags, kinds of fault it has to see
     # shellcheck disable=SC2086  # words
     prove "$2" "$3" $4
     CI='' EXPORTWS_TEST_WATCHED=1 EXPORTWS=$dir/exportws ASAN_OPTIONS=$options \
-        UBSAN_OPTIONS=$options MSAN_OPTIONS=$options EXPORTWS_TEST_SLOW=3 TIME_LIMIT=300 \
+        UBSAN_OPTIONS=$options MSAN_OPTIONS=$options EXPORTWS_TEST_SLOW="$5" TIME_LIMIT=600 \
         build "$dir" "$2" "$3" check >>"$dir/output" 2>&1
     grep -v '^gcc\|^clang\|^make' "$dir/output" | sed '$d'
     add_up "$1"
@@ -132,17 +132,17 @@ run_check() { # name, compiler, flags, kinds of fault it has to see
 
 run_asan_gcc() {
     run_check asan-gcc gcc "-O0 -w -fsanitize=address,undefined -fno-sanitize-recover=all \
-        -static-libubsan" "memory number" # the shared one knows no log_path
+        -static-libubsan" "memory number" 4 # the shared one knows no log_path
 }
 
 run_asan_clang() {
     run_check asan-clang clang "-O0 -w -fno-sanitize-recover=all \
-        -fsanitize=address,undefined,local-bounds,implicit-conversion" "memory number"
+        -fsanitize=address,undefined,local-bounds,implicit-conversion" "memory number" 4
 }
 
 run_msan() {
     run_check msan clang "-O0 -w -fsanitize=memory -fsanitize-memory-track-origins \
-        -fno-sanitize-recover=all" unset
+        -fno-sanitize-recover=all" unset 6
 }
 
 # A script in place of a program, which runs it under valgrind

@@ -415,8 +415,7 @@ static void no_descriptors_pauses_accept_and_resumes(void **state)
     int inside, i;
     long cpu;
     (void)state;
-    /* valgrind keeps twelve for itself. */
-    server_start_limited(&s, args, DESCRIPTORS + (getenv("EXPORTWS_TEST_VALGRIND") ? 12 : 0));
+    server_start_limited(&s, args, DESCRIPTORS);
     assert_true(server_log_contains(&s, "level=warn"));
     conn_open(&pusher, s.push);
     push_on(&pusher, "GET", "/healthz", NULL, NULL, 0, &r);
@@ -458,9 +457,14 @@ int main(void)
         ROW(drain_does_not_wait_for_a_mute_peer),
         ROW(second_signal_ends_at_once),
         ROW(silent_sockets_keep_nobody_out),
-        ROW(no_descriptors_pauses_accept_and_resumes),
         ROW(refused_and_unfinished_requests_leave_nothing_behind),
         ROW(twenty_thousand_cycles_leave_nothing_behind),
     };
-    return cmocka_run_group_tests_name("reclaim", tests, NULL, NULL);
+    /* Not under valgrind: out of descriptors, its accept() takes a connection all the same, closes
+     * it and says EMFILE, so that nobody is left to wait. */
+    static const struct CMUnitTest crowded[] = {ROW(no_descriptors_pauses_accept_and_resumes)};
+    int failed = cmocka_run_group_tests_name("reclaim", tests, NULL, NULL);
+    if (getenv("EXPORTWS_TEST_VALGRIND") == NULL)
+        failed += cmocka_run_group_tests_name("crowded", crowded, NULL, NULL);
+    return failed;
 }

@@ -43,8 +43,8 @@ run_part() {
     attack) python3 test/attack.py "${SECONDS_ATTACK:-20}" ;;
     browser) EXPORTWS=./exportws test/run test/browser.py ;;
     proxies) "$make" proxies ;;
-    fuzz) nice -n 19 test/fuzz.sh "${SECONDS_FUZZ:-60}" ;;
-    *) nice -n 19 "$make" "$1" ;;
+    fuzz) nice -n 10 test/fuzz.sh "${SECONDS_FUZZ:-60}" ;;
+    *) nice -n 10 "$make" "$1" ;;
     esac
 }
 

@@ -1141,7 +1141,8 @@ enum message_flag {
     MESSAGE_AGING = 4,  /* on a list by expiry: of what nobody has got, or of history */
     MESSAGE_OVERDUE = 8, /* expired while sessions still wait for it */
     MESSAGE_DRAFT = 16,  /* still coming: it may use the reserve */
-    MESSAGE_END = 32     /* its token's last */
+    MESSAGE_END = 32,    /* its token's last */
+    MESSAGE_KICKED = 64  /* deleted: only who waits for it already gets it */
 };
 
 /* What is known of a token. Its name stands with the first of its sessions or messages; when it has
@@ -2469,12 +2470,12 @@ static unsigned session_claim_from(struct exportws *w, struct conn *c, uint32_t 
 }
 
 /* The first message of a chain that came after an id, or that nobody has got: what is behind that
- * one nobody has got either. */
+ * one nobody has got either. Before it stands what was deleted. */
 static uint32_t chain_after(const struct exportws *w, const struct chain *chain, uint64_t id)
 {
     uint32_t index = chain->first;
-    while (index != NONE && message_at(w, index)->id <= id &&
-           (message_at(w, index)->flags & MESSAGE_GOT))
+    while (index != NONE && (message_at(w, index)->flags & MESSAGE_GOT) &&
+           ((message_at(w, index)->flags & MESSAGE_KICKED) || message_at(w, index)->id <= id))
         index = message_at(w, index)->next;
     return index;
 }
@@ -2923,7 +2924,8 @@ static int token_kick(struct exportws *w, uint32_t record)
         next = m->next;
         if (message_held(m)) w->held--;
         message_age_off(w, m);
-        m->flags |= MESSAGE_GOT; /* a newcomer is not to get it */
+        m->flags = MESSAGE_LINKED | MESSAGE_GOT | MESSAGE_KICKED;
+        if (t->lost < m->id) t->lost = m->id;
         if (m->refs == 0) message_discard(w, i);
     }
     if (sessions > 0) token_end(w, record);
@@ -4608,26 +4610,24 @@ static void conn_set_address(struct conn *c, const struct sockaddr *from)
     }
 }
 
-/* The first handshake on a list of deadlines, or NONE. */
-static uint32_t handshake_oldest(const struct exportws *w, unsigned timer)
-{
-    uint32_t index = w->timers[timer].first;
-    while (index != NONE && (index < w->capacity || index >= w->pushers_at))
-        index = w->conns[index].timer_next;
-    return index;
-}
-
-/* The client that has kept a handshake's slot longest gives way. Not all can be dead already: fewer
- * are accepted in a turn than there are slots. */
+/* The client that has kept a handshake's slot longest gives way: of those that have their answer,
+ * else of those whose request is incomplete. Not all can be dead already: fewer are accepted in a
+ * turn than there are slots. */
 static void handshake_give_way(struct exportws *w)
 {
-    uint32_t index = handshake_oldest(w, TIMER_HEAD);
-    if (index != NONE) {
+    static const uint8_t lists[] = {TIMER_CLOSE, TIMER_HEAD, TIMER_CLOSE};
+    uint32_t index = NONE;
+    for (unsigned look = 0; index == NONE; look++) {
+        index = w->timers[lists[look]].first;
+        for (; index != NONE; index = w->conns[index].timer_next) {
+            const struct conn *c = &w->conns[index];
+            int answered = c->state == CONN_LINGER && c->queued == 0;
+            if (index >= w->capacity && index < w->pushers_at && (look > 0 || answered)) break;
+        }
+    }
+    if (w->conns[index].state == CONN_HEAD)
         client_refuse(w, &w->conns[index], 408,
                       "others needed the place of your incomplete request", 0);
-    } else {
-        index = handshake_oldest(w, TIMER_CLOSE);
-    }
     conn_bury(w, &w->conns[index]);
 }
 

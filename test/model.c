@@ -125,6 +125,7 @@ struct said {
     unsigned since; /* when it came to where it is now: the order in which it gives way */
     int to, kind, end, cost;
     int kept, got, ages, waits; /* in the buffer; whole in a kernel; its time runs; for so many */
+    int deleted;                /* only those get it who waited for it then */
     size_t size;
     uint8_t bytes[BYTES];
 };
@@ -452,7 +453,7 @@ static int model_push(struct session *const *order, int n, int draft)
     int index = model.count++, reached = 0, whole = 0;
     struct said *m = &model.said[index];
     m->cost = cost_of(m->to == ALL ? 0 : 1, m->size);
-    m->kept = m->got = m->ages = m->waits = 0;
+    m->kept = m->got = m->ages = m->waits = m->deleted = 0;
     if (draft) model.blocks -= m->cost;
     for (int i = 0; i < n; i++)
         if (order[i]->open) reached += give(order[i], index, draft, &whole);
@@ -474,7 +475,7 @@ static int model_gap(int token, uint64_t last)
     if (last >= model.next_id || (last > 0 && last + 1 < model.first_id)) return 1;
     for (int i = 0; i < model.count; i++) {
         const struct said *m = &model.said[i];
-        if ((m->to == token || m->to == ALL) && m->id > last && !m->kept) return 1;
+        if ((m->to == token || m->to == ALL) && m->id > last && (!m->kept || m->deleted)) return 1;
     }
     return 0;
 }
@@ -491,7 +492,7 @@ static void model_connect(struct session *s, int asked, uint64_t last, const cha
     if (last >= model.next_id) last = 0;
     for (int i = 0; i < model.count; i++) {
         const struct said *m = &model.said[i];
-        if (!m->kept || (m->to != s->token && m->to != ALL)) continue;
+        if (!m->kept || m->deleted || (m->to != s->token && m->to != ALL)) continue;
         if (m->to == s->token) newest = m;
         if (m->got && (!asked || m->id <= last)) continue;
         wait_for(s, i, 1);
@@ -546,7 +547,7 @@ static int model_kick(int token)
     for (int i = 0; i < model.count; i++) {
         struct said *m = &model.said[i];
         if (!m->kept || m->to != token) continue;
-        m->ages = 0, m->got = 1;
+        m->ages = 0, m->got = m->deleted = 1;
         settle(m);
     }
     for (int i = 0; i < n; i++) end(order[i], 1000, "ended");

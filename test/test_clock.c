@@ -409,6 +409,31 @@ static void closing_session_gives_way_to_newcomers(void **state)
     finish();
 }
 
+/* ===== Handshakes ===== */
+
+/* Who has got an answer and stays makes room before those whose request is on its way. */
+static void answered_give_way_before_newcomers(void **state)
+{
+    (void)state;
+    begin(0);
+    world_start(&s);
+    struct peer *slow = world_dial(&s, EXPORTWS_CLIENTS), *done[4];
+    peer_say(slow, "GET /app/ws/export-task/a HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\n");
+    world_settle(&s);
+    for (int i = 0; i < 4; i++) {
+        done[i] = world_dial(&s, EXPORTWS_CLIENTS);
+        peer_say(done[i], "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
+        world_settle(&s);
+    }
+    for (int i = 0; i < 4; i++) want_got(&s, done[i], "200 ");
+    want_number(&s, "handshakes", s.w->handshakes, 3);
+    peer_say(slow, "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+                   "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n");
+    world_settle(&s);
+    want_got(&s, slow, "101 ");
+    finish();
+}
+
 /* ===== An hour ahead ===== */
 
 /* All that has a deadline is there when the hour is gone: those who answer stay, all else has timed
@@ -866,6 +891,7 @@ int main(void)
         TEST(keeper_of_an_input_gives_way),
         TEST(closing_session_counts_at_its_address),
         TEST(closing_session_gives_way_to_newcomers),
+        TEST(answered_give_way_before_newcomers),
         TEST(hour_ahead_keeps_those_who_answer),
         TEST(hour_ahead_hears_first_what_was_said),
         TEST(hour_ahead_in_a_hosts_loop),

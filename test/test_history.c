@@ -1084,6 +1084,37 @@ static void gap_when_it_was_deleted(void **state)
     expect_nothing(&peers[0]);
 }
 
+/* Who waits for it gets it yet, and nobody else does: it is deleted for who comes, as was its end. */
+static void deleted_is_only_for_who_waits_already(void **state)
+{
+    uint64_t ids[2];
+    (void)state;
+    join(&peers[0], "abc", V1);
+    session_clog(0);
+    ids[0] = say("abc", "queued");
+    assert_int_equal(exportws_send(u.w, "abc", "the end", 7, EXPORTWS_TEXT | EXPORTWS_END), 1);
+    ids[1] = exportws_last_id(u.w);
+    assert_int_equal(exportws_kick(u.w, "abc"), EXPORTWS_ABSENT);
+    resume(&peers[1], "abc", 0);
+    expect_gap(&peers[1]);
+    expect_nothing(&peers[1]);
+    join(&peers[2], "abc", V1);
+    uint64_t live = say("abc", "live");
+    for (int i = 1; i < 3; i++) {
+        play(&peers[i]);
+        expect(&peers[i], live, "live");
+        expect_nothing(&peers[i]);
+        leave(&peers[i]);
+    }
+    resume(&peers[1], "abc", ids[1]);
+    expect(&peers[1], live, "live");
+    session_unclog(&peers[0]);
+    expect(&peers[0], ids[0], "queued"), expect(&peers[0], ids[1], "the end");
+    script_expect_close(&peers[0], 1000, "ended");
+    leave(&peers[0]);
+    expect_books(0, 1);
+}
+
 /* Nobody is there and nothing held: 404, and its history is gone as well. */
 static void delete_drops_history_that_is_all_there_is(void **state)
 {
@@ -1798,6 +1829,7 @@ int main(void)
         TEST(gap_past_the_newest_broadcasts),
         TEST(gap_when_new_messages_needed_the_room),
         TEST(gap_when_it_was_deleted),
+        TEST(deleted_is_only_for_who_waits_already),
         TEST(delete_drops_history_that_is_all_there_is),
         TEST(gap_without_history),
         TEST(no_gap_for_what_others_lost),

@@ -2741,8 +2741,9 @@ static int replay_give_way(struct exportws *w, const struct conn *to)
     return readers > 0;
 }
 
-/* Keeps the message, if there is room beside what others are reading. 0, or -1. */
-static int pushed_store(struct exportws *w, struct pushed *p)
+/* Keeps the message, if there is room beside what others are reading; with MESSAGE_GOT as one that
+ * somebody has got. 0, or -1. */
+static int pushed_store(struct exportws *w, struct pushed *p, unsigned flags)
 {
     if (p->index == NONE) {
         uint32_t index = message_new(w, p->kind, 0, p->name, p->name_size);
@@ -2755,8 +2756,7 @@ static int pushed_store(struct exportws *w, struct pushed *p)
     }
     if (p->linked) return 0;
     if (blocks_room(w, w->reserve - 1) < 0) return -1; /* a draft that the reserve is needed for */
-    message_at(w, p->index)->flags =
-        (uint8_t)((p->end ? MESSAGE_END : 0) | (p->got ? MESSAGE_GOT : 0));
+    message_at(w, p->index)->flags = (uint8_t)((p->end ? MESSAGE_END : 0) | flags);
     message_at(w, p->index)->id = p->id;
     message_link(w, p->index, pushed_record(w, p));
     p->linked = 1;
@@ -2768,10 +2768,10 @@ static int pushed_store(struct exportws *w, struct pushed *p)
 static int pushed_keep(struct exportws *w, struct pushed *p, const struct conn *to)
 {
     const uint32_t blocks = p->index == NONE ? blocks_of(w, p->name_size, p->size) : 0;
-    if (pushed_store(w, p) == 0) return 0;
+    if (pushed_store(w, p, 0) == 0) return 0;
     if (w->replays == 0 || !history_suffices(w, blocks)) return -1;
     while (replay_give_way(w, to))
-        if (pushed_store(w, p) == 0) return 0;
+        if (pushed_store(w, p, 0) == 0) return 0;
     return -1;
 }
 
@@ -2852,7 +2852,7 @@ static int pushed_settle(struct exportws *w, struct pushed *p, int reached)
     int history = w->o.hold_ms > 0 && w->o.history > 0 && (reached > 0 || !p->name);
     int hold = w->o.hold_ms > 0 && reached == 0 && p->name;
     int held = hold && pushed_keep(w, p, NULL) == 0;
-    if (history) pushed_store(w, p);
+    if (history) pushed_store(w, p, p->got ? MESSAGE_GOT : 0);
     if (p->linked) {
         if (p->got) message_got(w, p->index);
         message_settle(w, p->index);

@@ -143,6 +143,10 @@ symbols:
 size:
 	test/size.sh
 
+# The parts without a socket, for every input up to a size, in all that C leaves undefined.
+prove:
+	TIME_LIMIT=7200 test/run test/prove.sh
+
 lint:
 	TIME_LIMIT=900 test/run test/lint.sh
 
@@ -320,10 +324,11 @@ help:
 	@echo 'make recipes    what README shows: other languages, Prometheus, init scripts, the image'
 	@echo 'make symbols    what the library object exports and needs; make size: how big it is'
 	@echo 'make lint       gcc -fanalyzer, clang --analyze, clang-tidy, cppcheck'
-	@echo 'make verify     all that CI does behind make check, two lanes at a time: ten minutes'
+	@echo 'make verify     all of these that need tools, two lanes at a time: ten minutes'
+	@echo 'make prove      Frama-C shows that frames and chunks have no undefined step: minutes'
 	@echo 'make cover      the share of lines and branches that the tests reach: fails below 100 %'
 	@echo 'Set CC, CFLAGS, CPPFLAGS, LDFLAGS, LDLIBS, PREFIX and DESTDIR as you need.'
 
 .PHONY: all run test check programs binaries list-inside list-alone list-outside check-san-0 \
 	check-san-1 faults model chaos fuzz replay hosts matrix attack proxies nodes recipes symbols size \
-	lint cover verify deps deps-verify deps-all bench install uninstall clean help
+	lint cover prove verify deps deps-verify deps-all bench install uninstall clean help

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Everything that CI does behind make check, and adds it up:
+# What needs tools beside those of make check, and adds it up:
 #
 #   test/verify.sh [PART...]      all when none is named; test/verify.sh --list says which there are
 #

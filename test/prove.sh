@@ -52,7 +52,7 @@ subject() {
     esac
 }
 
-subjects='frame chunk' # utf8, digest and layout are not shown yet: only when they are named
+subjects='frame utf8 chunk' # digest and layout are not shown yet: only when they are named
 
 cat >"$dir/fault.c" <<'END'
 #include <string.h>

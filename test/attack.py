@@ -636,6 +636,14 @@ def settle(plan, before):
         time.sleep(0.1)
 
 
+def settled_in(plan):
+    """Whether the steady clients are there: those who come later are newcomers."""
+    connection = Pusher(plan.push)
+    values = metrics(connection, plan)
+    connection.close()
+    return values["exportws_sessions"] >= STEADY
+
+
 def warm_up(plan):
     """Uses every slot and the whole buffer once: the kernel gives pages when first written to."""
     equal("statuses of capacity + 1", collections.Counter(fill_table(plan)),
@@ -699,6 +707,7 @@ class Result:
         spawn = multiprocessing.get_context("spawn")
         with concurrent.futures.ProcessPoolExecutor(len(ATTACKS) + 1, spawn) as pool:
             good = pool.submit(well_behaved, plan)
+            poll("steady clients", lambda: good.done() or settled_in(plan))
             futures = {attacker.__name__: pool.submit(attack, attacker, plan)
                        for attacker in ATTACKS}
             self.samples = watch(server, plan, [good, *futures.values()])

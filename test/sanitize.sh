@@ -10,7 +10,8 @@
 #   asan-gcc, asan-clang   AddressSanitizer with leaks, UndefinedBehaviorSanitizer
 #   msan                   MemorySanitizer: no decision is made on bytes that nobody wrote. The
 #                          system's cmocka is not instrumented, and need not be: what it gives to a
-#                          test is never looked at
+#                          test is never looked at. It does not know lstat64(), which lstat() is with
+#                          64 bits for a file's size: hence _FILE_OFFSET_BITS, which is the same here
 #   valgrind               memcheck, on the unit tests and the server, with descriptors counted. With
 #                          LEAN=1 (make verify) not for options.py, curl.sh, service.py: hundreds of
 #                          short servers, whose starting takes minutes, and that the others look at
@@ -142,7 +143,7 @@ run_asan_clang() {
 
 run_msan() {
     run_check msan clang "-O0 -w -fsanitize=memory -fsanitize-memory-track-origins \
-        -fno-sanitize-recover=all" unset 6
+        -fno-sanitize-recover=all -D_FILE_OFFSET_BITS=32" unset 6
 }
 
 # A script in place of a program, which runs it under valgrind

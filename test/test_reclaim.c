@@ -125,7 +125,8 @@ static void twenty_thousand_cycles_leave_nothing_behind(void **state)
     slots_expect_all_free(&s, all);
     footprint_take(&s, &late);
     assert_int_equal(late.fds, early.fds);
-    if (labs(late.rss_kib - early.rss_kib) > SLACK_KIB)     /* the kernel counts in batches */
+    /* The kernel counts in batches; what valgrind needs for itself grows. */
+    if (labs(late.rss_kib - early.rss_kib) > SLACK_KIB && !getenv("EXPORTWS_TEST_VALGRIND"))
         harness_fail("resident memory went from %ld to %ld KiB", early.rss_kib, late.rss_kib);
     assert_int_equal(server_metric(&s, "exportws_sessions_opened_total"), ALL + 2 * 64);
     assert_int_equal(server_metric(&s, "exportws_sessions_closed_total{reason=\"protocol\"}"),

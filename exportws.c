@@ -49,7 +49,7 @@
 #ifndef _POSIX_C_SOURCE
 #define _POSIX_C_SOURCE 200809L
 #endif
-#ifndef _FILE_OFFSET_BITS /* or glibc on 32 bits can't tell the time from 2038 on, nor lstat() all */
+#ifndef _FILE_OFFSET_BITS /* or glibc on 32 bits can't tell the time past 2038, nor lstat() all */
 #define _FILE_OFFSET_BITS 64
 #define _TIME_BITS 64
 #endif
@@ -1085,7 +1085,7 @@ enum conn_flag {
  * the order. */
 enum timer {
     TIMER_NONE,
-    TIMER_HEAD,  /* handshake_timeout: a request must be complete; or a session waits for an input */
+    TIMER_HEAD,  /* handshake_timeout: a request must be complete; a session waits for an input */
     TIMER_PING,  /* ping: quiet so long */
     TIMER_PONG,  /* pong: a ping is out */
     TIMER_WRITE, /* write_timeout: output is waiting and does not move */
@@ -1222,7 +1222,7 @@ struct exportws {
     uint32_t poll_count, live, hot, sweep_at; /* the poll set, its parts, where the sweep goes on */
     uint32_t sessions, online, handshakes, pushers, held, history;
     uint32_t free_session, free_handshake, free_pusher, free_block, free_address;
-    uint32_t seats, slots_used; /* session slots in use, closing ones too; [0, slots_used) ever were */
+    uint32_t seats, slots_used; /* session slots in use, closing ones too; ever used: [0, this) */
     uint32_t blocks_free, block_count, blocks_private, reserve;
     uint32_t token_count, bucket_mask, address_mask, input_count;
     uint32_t expired;               /* messages that nobody came for, to be told of */
@@ -1725,8 +1725,8 @@ static struct conn *timer_due(struct exportws *w, unsigned timer)
  * poll() costs as much as its set is long, so that it is not always given all. The set is slices of
  * one array: [0, hot) is polled in most turns - doors, handshakes, pushers, sessions that have
  * output waiting or spoke lately - and the rest is cold, swept in small pieces, as often as a share
- * of one core allows. What shows that somebody is alive, and no more, leaves him cold: a heartbeat is
- * nothing to hurry for, and in the order of their coming the kernel's own records of sockets are
+ * of one core allows. What shows that somebody is alive, and no more, leaves him cold: a heartbeat
+ * is nothing to hurry for, and in the order of their coming the kernel's own records of sockets are
  * found in half the time. When nothing happens for a while the whole set is polled, and the server
  * sleeps.
  *
@@ -1827,6 +1827,13 @@ static struct message *message_at(const struct exportws *w, uint32_t index)
 static const uint8_t *message_name(const struct message *m)
 {
     return (const uint8_t *)(m + 1);
+}
+
+/* The blocks of a message. */
+static uint32_t blocks_of(const struct exportws *w, size_t name_size, size_t size)
+{
+    return (uint32_t)((sizeof(struct message) + name_size + size + w->block_bytes - 1) /
+                      w->block_bytes);
 }
 
 static void message_free(struct exportws *w, uint32_t index)
@@ -2685,13 +2692,6 @@ static uint32_t pushed_record(struct exportws *w, struct pushed *p)
     return p->record - 1;
 }
 
-/* The blocks of a message. */
-static uint32_t blocks_of(const struct exportws *w, size_t name_size, size_t size)
-{
-    return (uint32_t)((sizeof(struct message) + name_size + size + w->block_bytes - 1) /
-                      w->block_bytes);
-}
-
 /* Whether so many blocks would be free beside the reserve if all history gave way. */
 static int history_suffices(const struct exportws *w, uint32_t blocks)
 {
@@ -2764,7 +2764,7 @@ static int pushed_store(struct exportws *w, struct pushed *p, unsigned flags)
 }
 
 /* Keeps the message for those who can't take it now: for `to`, or (NULL) for who is to come. 0, or
- * -1 when there is no room: then nobody's reading was the reason. */
+ * -1 when there is no room. */
 static int pushed_keep(struct exportws *w, struct pushed *p, const struct conn *to)
 {
     const uint32_t blocks = p->index == NONE ? blocks_of(w, p->name_size, p->size) : 0;
@@ -3221,13 +3221,12 @@ static void response_write(struct text *t, const struct response *r)
 {
     unsigned row = status_row(r->status);
     int known = statuses[row].code == r->status;
-    const char *fields = *r->fields || !known ? r->fields : statuses[row].fields;
     text_add(t, "HTTP/1.1 ");
     if (known) text_add(t, statuses[row].line);
     else text_decimal(t, (uint64_t)r->status), text_add(t, " Refused");
     text_add(t, "\r\nContent-Type: "), text_add(t, r->type);
     text_add(t, "\r\nContent-Length: "), text_decimal(t, r->size);
-    text_add(t, fields);
+    text_add(t, *r->fields || !known ? r->fields : statuses[row].fields);
     text_add(t, r->close ? "\r\nConnection: close\r\n\r\n" : "\r\n\r\n");
     if (!r->head_only) text_bytes(t, r->body, r->size);
 }
@@ -3746,7 +3745,8 @@ static void push_answer(struct exportws *w, struct conn *c, int status, const ch
     push_answered(w, c);
 }
 
-/* Refuses a message that has come whole, with the id that it was given (0: it was none). */
+/* Refuses a request, with the id of the message that it was (0: none, for no message was read to its
+ * end). */
 static void push_refuse_message(struct exportws *w, struct conn *c, int status, const char *fields,
                                 const char *why, uint64_t id)
 {
@@ -3939,8 +3939,8 @@ static int push_allowed(const struct exportws *w, const struct head *h, const ui
     return secret_equal(given, n, w->o.push_secret);
 }
 
-/* Whether a query says that a message is its token's last: ?end, or what it is put to, 1 or 0. -1: to
- * something else. */
+/* Whether a query says that a message is its token's last: ?end, or what it is put to, 1 or 0. -1:
+ * to something else. */
 static int query_end(const char *query)
 {
     size_t n;
@@ -4849,9 +4849,9 @@ static void request_timeout(struct exportws *w, struct conn *c)
     if (c->state != CONN_DEAD) conn_output_done(w, c, 0);
 }
 
-/* A ping was not answered, as far as we know. It may have been: when turns take long the sweep comes
- * late to one that is cold, and one that waits for an input buffer is not listened to. That one has
- * as long again as others may keep those buffers from it. */
+/* A ping was not answered, as far as we know. It may have been: when turns take long the sweep
+ * comes late to one that is cold, and one that waits for an input buffer is not listened to. That
+ * one has as long again as others may keep those buffers from it. */
 static void session_silent(struct exportws *w, struct conn *c)
 {
     if (!(c->flags & CONN_WAITING)) conn_read(w, c);
@@ -4930,7 +4930,8 @@ static int loop_dense(const struct exportws *w)
     return w->streak > DENSE_TURNS;
 }
 
-/* How long the loop may sleep, at most timeout_ms (negative: no bound). */
+/* How long the loop may sleep from the time that was read last, at most timeout_ms (negative: no
+ * bound). */
 static int loop_timeout(struct exportws *w, int timeout_ms)
 {
     uint64_t due = UINT64_MAX, wait;
@@ -5097,8 +5098,8 @@ static int fail(struct text *why, const char *what, const char *name, const char
     return -1;
 }
 
-/* Removes a Unix socket that nobody listens at any more. Where so many wait that one more would have
- * to, somebody does. */
+/* Removes a Unix socket that nobody listens at any more. Where so many wait that one more would
+ * have to, somebody does. */
 static void unix_clear(const struct sockaddr_un *to)
 {
     struct stat st;

@@ -586,13 +586,27 @@ static void many_end(void)
 static const char many_beat[] = "\x81\x8a\0\0\0\0HEART-BEAT"; /* masked with zeros */
 static const char many_ping[] = "\x89\x80\0\0\0";
 
-static void cold_sessions_are_heard(void **state)
+/* All of them, and long enough silent to be cold. */
+static void many_cold(void)
 {
-    (void)state;
     begin(0);
     many_join();
     for (int i = 0; i < 3; i++) clock_pass(COOL_MS), world_settle(&s);
     assert_true(s.w->hot < POLL_FEW);
+}
+
+/* Then the first keeps the server busy. */
+static void many_dense(void)
+{
+    many_cold();
+    for (int i = 0; i <= DENSE_TURNS; i++) many_say(0, many_ping, 6), world_turn(&s);
+    assert_true(loop_dense(s.w));
+}
+
+static void cold_sessions_are_heard(void **state)
+{
+    (void)state;
+    many_cold();
     for (int i = 0; i < MANY; i++) many_say(i, many_beat, 16);
     s.tick_ms = 1;
     for (int turn = 0; turn < 20; turn++) world_turn(&s);
@@ -604,9 +618,7 @@ static void cold_sessions_are_heard(void **state)
 static void pongs_of_cold_sessions_are_heard_in_time(void **state)
 {
     (void)state;
-    begin(0);
-    many_join();
-    for (int i = 0; i < 3; i++) clock_pass(COOL_MS), world_settle(&s);
+    many_cold();
     clock_pass(s.o.ping_ms), world_settle(&s);
     assert_int_equal(s.w->m->pings, MANY);
     for (int i = 0; i < MANY; i += 2) many_say(i, "\x8a\x80\0\0\0", 6);
@@ -631,10 +643,7 @@ static void sweeps_keep_their_share(void **state)
                  {149, 149 * SWEEP_SHARE}, {150, SWEEP_SLOWEST_US}, {151, SWEEP_SLOWEST_US},
                  {1000, SWEEP_SLOWEST_US}};
     (void)state;
-    begin(0);
-    many_join();
-    for (int i = 0; i < 3; i++) clock_pass(COOL_MS), world_settle(&s);
-    assert_true(s.w->hot < POLL_FEW);
+    many_cold();
     for (int i = 0; i < 2; i++) many_say(0, many_ping, 6), world_turn(&s);
     for (size_t i = 0; i < sizeof paces / sizeof *paces; i++) {
         clock_pass(6); /* a sweep is due, but it is not quiet */
@@ -656,9 +665,7 @@ static void sweeps_keep_their_share(void **state)
 static void free_sweep_is_no_silence(void **state)
 {
     (void)state;
-    begin(0);
-    many_join();
-    for (int i = 0; i < 3; i++) clock_pass(COOL_MS), world_settle(&s);
+    many_cold();
     s.w->sweep_us = s.w->swept = SWEPT_MOST - 10;
     for (int i = 0; i < 4; i++) {
         clock_pass(6);
@@ -677,11 +684,7 @@ static void free_sweep_is_no_silence(void **state)
 static void dense_turns_keep_the_doors_open(void **state)
 {
     (void)state;
-    begin(0);
-    many_join();
-    for (int i = 0; i < 3; i++) clock_pass(COOL_MS), world_settle(&s);
-    for (int i = 0; i <= DENSE_TURNS; i++) many_say(0, many_ping, 6), world_turn(&s);
-    assert_true(loop_dense(s.w));
+    many_dense();
     assert_true(s.w->live < s.w->hot);
     world_dial(&s, EXPORTWS_PUSH);
     for (int i = 0; i < LOOK_TURNS; i++) many_say(0, many_ping, 6), world_turn(&s);
@@ -696,11 +699,7 @@ static void hosts_sleep_from_now(void **state)
 {
     static struct pollfd fds[100];
     (void)state;
-    begin(0);
-    many_join();
-    for (int i = 0; i < 3; i++) clock_pass(COOL_MS), world_settle(&s);
-    for (int i = 0; i <= DENSE_TURNS; i++) many_say(0, many_ping, 6), world_turn(&s);
-    assert_true(loop_dense(s.w));
+    many_dense();
     clock_pass(1000);
     int before = -1, after = -1;
     assert_true(exportws_pollfds(s.w, fds, 100, &before) > 0);
@@ -737,9 +736,7 @@ static void sleeps_last_until_the_next_sweep(void **state)
         int most, lively, ms;
     } rows[] = {{-1, 1, SWEEP_LAZY_MS}, {-1, 0, 4}, {3, 1, 3}, {3, 0, 3}, {0, 0, 0}};
     (void)state;
-    begin(0);
-    many_join();
-    for (int i = 0; i < 3; i++) clock_pass(COOL_MS), world_settle(&s);
+    many_cold();
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         for (int k = 0; k < 2; k++) many_say(0, many_ping, 6), world_turn(&s);
         s.w->sweep_us = s.w->swept = 1000; /* it is not quiet */
@@ -784,9 +781,7 @@ static void cold_is_only_who_is_quiet(void **state)
 static void sweeps_of_nobody_are_not_made(void **state)
 {
     (void)state;
-    begin(0);
-    many_join();
-    for (int i = 0; i < 3; i++) clock_pass(COOL_MS), world_settle(&s);
+    many_cold();
     for (int i = 0; i < 3; i++) many_say(0, many_ping, 6), world_turn(&s);
     assert_true(s.w->hot < POLL_FEW);
     clock_pass(1); /* the next sweep is due */
@@ -804,10 +799,7 @@ static void sweeps_of_nobody_are_not_made(void **state)
 static void clock_standing_still_hears_cold_sessions(void **state)
 {
     (void)state;
-    begin(0);
-    many_join();
-    for (int i = 0; i < 3; i++) clock_pass(COOL_MS), world_settle(&s);
-    assert_true(s.w->hot < POLL_FEW);
+    many_cold();
     for (int turn = 0; turn < 10; turn++) many_say(0, many_ping, 6), world_turn(&s);
     s.w->calm_us = 0, s.w->unswept = 0; /* it is not quiet, and the next sweep is never due */
     s.w->sweep_due_us = faults.monotonic_us + 1;

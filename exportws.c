@@ -245,11 +245,11 @@ static void text_add(struct text *t, const char *s)
 static void text_decimal(struct text *t, uint64_t value)
 {
     char digits[20];
-    size_t at = sizeof digits, end;
+    size_t at = sizeof digits;
     do {
         uint32_t nine = (uint32_t)(value % 1000000000);
         value /= 1000000000;
-        end = value > 0 ? at - 9 : at - 1;
+        const size_t end = value > 0 ? at - 9 : at - 1;
         while (at > end || nine > 0) {
             uint32_t tenth = (uint32_t)((uint64_t)nine * 0xcccccccd >> 35); /* a division is slow */
             digits[--at] = (char)('0' + (nine - tenth * 10));
@@ -4618,7 +4618,7 @@ static void handshake_give_way(struct exportws *w)
     static const uint8_t lists[] = {TIMER_CLOSE, TIMER_HEAD, TIMER_CLOSE};
     uint32_t index = NONE;
     for (unsigned look = 0; index == NONE; look++) {
-        index = w->timers[lists[look]].first;
+        index = w->timers[lists[look % 3]].first;
         for (; index != NONE; index = w->conns[index].timer_next) {
             const struct conn *c = &w->conns[index];
             int answered = c->state == CONN_LINGER && c->queued == 0;
@@ -5026,11 +5026,13 @@ static void loop_cool(struct exportws *w)
     if (few) w->hot = w->poll_count;
     for (uint32_t at = w->hot; at-- > 0;) {
         uint32_t owner = w->owners[at];
-        struct conn *c = owner < w->conns_end ? &w->conns[owner] : NULL;
-        int spoke = c && (c->flags & CONN_SPOKE);
-        if (spoke) c->flags &= (uint8_t)~CONN_SPOKE;
-        else if (owner < w->capacity && c->state == CONN_OPEN && c->queued == 0 && !few)
-            poll_cool(w, at);
+        if (owner >= w->conns_end) {
+            poll_rest(w, at);
+            continue;
+        }
+        struct conn *c = &w->conns[owner];
+        if (c->flags & CONN_SPOKE) c->flags &= (uint8_t)~CONN_SPOKE;
+        else if (c->state == CONN_OPEN && c->queued == 0 && !few) poll_cool(w, at);
         else poll_rest(w, at);
     }
 }

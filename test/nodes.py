@@ -336,7 +336,7 @@ def pushes_meet_their_sessions(stack, kind, signed):
         page = Page(ring.front, name, 1)
         ring.pages.append(page)
         equal("held for " + name, page.receive()[1], "held")
-    equal("peer", ring.nodes[0].events("open")[0]["peer"], "127.0.0.1")
+    equal("peer", ring.nodes[0].wait_event("open")[0]["peer"], "127.0.0.1")
 
 
 def broadcast_by_readme(ring, folder, addresses):

@@ -188,7 +188,7 @@ async def signed_tokens_pass(server_kind):
             encoded = "".join("%%%02X" % byte for byte in token.encode())
             equal("status", await proxy.status(encoded), 101)
             equal("status of another", await proxy.status(encoded[:-2] + "5A"), 403)
-            peer = server.events("open")[0]["peer"]
+            peer = server.wait_event("open")[0]["peer"]
             true("peer %s of a proxy that is not trusted" % peer, peer.startswith("127.0.0.1:"))
 
 

@@ -2533,9 +2533,9 @@ static void session_leave(struct exportws *w, struct conn *c, int reason, unsign
 }
 
 /* The session's socket is no use any more. */
-static void session_lost(struct exportws *w, struct conn *c, int reason, unsigned code)
+static void session_lost(struct exportws *w, struct conn *c, int reason)
 {
-    if (c->state == CONN_OPEN) session_leave(w, c, reason, code);
+    if (c->state == CONN_OPEN) session_leave(w, c, reason, 1006);
     conn_drop_queue(w, c);
     conn_doom(w, c);
 }
@@ -2559,7 +2559,7 @@ static void session_send_close(struct exportws *w, struct conn *c, unsigned stat
     store_be(payload, 2, code);
     if (n > 2) memcpy(payload + 2, why, n - 2);
     if (session_control(w, c, OP_CLOSE, payload, n) < 0) {
-        session_lost(w, c, c->reason, code);
+        session_lost(w, c, c->reason);
         return;
     }
     c->flags |= CONN_LAST;
@@ -2744,7 +2744,7 @@ static int replay_give_way(struct exportws *w, const struct conn *to)
         left--;
         if (c->sent > 0 && conn_next(w, c) == index) { /* the rest of it is not waited for */
             c->sent = 0;
-            session_lost(w, c, EXPORTWS_BY_SLOW, 1006);
+            session_lost(w, c, EXPORTWS_BY_SLOW);
         } else {
             session_fail(w, c, EXPORTWS_BY_SLOW, 1013, "too slow: history gave way");
         }
@@ -2810,13 +2810,13 @@ static int session_give(struct exportws *w, struct conn *c, struct pushed *p)
             return 1;
         }
         if (sent < 0) {
-            session_lost(w, c, EXPORTWS_BY_ERROR, 1006);
+            session_lost(w, c, EXPORTWS_BY_ERROR);
             return 0;
         }
     }
     int full = c->queued - c->replay >= w->o.queue;
     if (full || pushed_keep(w, p, c) < 0) {
-        if (sent > 0) session_lost(w, c, EXPORTWS_BY_SLOW, 1006);
+        if (sent > 0) session_lost(w, c, EXPORTWS_BY_SLOW);
         else
             session_fail(w, c, EXPORTWS_BY_SLOW, 1013,
                          full ? "too slow: queue full" : "too slow: buffer full");
@@ -3033,7 +3033,7 @@ static int input_discard(const struct conn *c, struct input *in, size_t n)
 /* Sees to what conn_send came to: a session that can't take an answer has to go. */
 static void session_sent(struct exportws *w, struct conn *c, int result)
 {
-    if (result == -1) session_lost(w, c, EXPORTWS_BY_ERROR, 1006);
+    if (result == -1) session_lost(w, c, EXPORTWS_BY_ERROR);
     else if (result < 0 || c->queued - c->replay > w->o.queue)
         session_fail(w, c, EXPORTWS_BY_SLOW, 1013, "too slow: queue full");
     else conn_output_done(w, c, 0);
@@ -3491,7 +3491,7 @@ static struct conn *client_admit(struct exportws *w, struct conn *from, struct e
     c->replay = c->queued += missed;
     w->replays += c->replay > 0;
     if (result < 0 || (c->queued > 0 && conn_flush(w, c) < 0))
-        session_lost(w, c, EXPORTWS_BY_ERROR, 1006);
+        session_lost(w, c, EXPORTWS_BY_ERROR);
     else conn_output_done(w, c, 1);
     if (log_begin(w, &l, EXPORTWS_LOG_INFO, "open")) {
         log_token(w, &l, conn_name(w, c), c->name_size);
@@ -4503,7 +4503,7 @@ static void conn_bury(struct exportws *w, struct conn *c)
 static void conn_ended(struct exportws *w, struct conn *c, ptrdiff_t how)
 {
     if (conn_is_session(w, c))
-        session_lost(w, c, how == -1 ? EXPORTWS_BY_PEER : EXPORTWS_BY_ERROR, 1006);
+        session_lost(w, c, how == -1 ? EXPORTWS_BY_PEER : EXPORTWS_BY_ERROR);
     else conn_doom(w, c);
 }
 

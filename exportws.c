@@ -4592,15 +4592,20 @@ static void door_wait(struct exportws *w, int events)
     w->accept_paused = events == 0;
 }
 
+/* Makes a descriptor one that never blocks and that no program inherits. 0, or -1 with errno. */
+static int fd_prepare(int fd)
+{
+    return fcntl(fd, F_SETFL, O_NONBLOCK) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 ? -1 : 0;
+}
+
 /* Sets up a socket that accept() gave. 0, or -1. */
 static int socket_prepare(int fd)
 {
-    if (fcntl(fd, F_SETFL, O_NONBLOCK) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) return -1;
 #ifdef SO_NOSIGPIPE
     const int on = 1;
     setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
 #endif
-    return 0;
+    return fd_prepare(fd);
 }
 
 static void conn_set_address(struct conn *c, const struct sockaddr *from)
@@ -5144,8 +5149,7 @@ static int door_listen(struct door *d, const struct sockaddr *to, socklen_t size
     if (!path) setsockopt(d->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     if (to->sa_family == AF_INET6)
         setsockopt(d->fd, IPPROTO_IPV6, IPV6_V6ONLY, &only, sizeof only);
-    if (fcntl(d->fd, F_SETFL, O_NONBLOCK) == 0 && fcntl(d->fd, F_SETFD, FD_CLOEXEC) == 0 &&
-        bind(d->fd, to, size) == 0) {
+    if (fd_prepare(d->fd) == 0 && bind(d->fd, to, size) == 0) {
         d->path = path;
         if (listen(d->fd, SOMAXCONN) == 0) return 0;
     }
@@ -5174,9 +5178,7 @@ static int door_open_fd(struct door *d, const char *number)
     decimal_parse((const uint8_t *)number, strlen(number), &fd);
     if (getsockopt((int)fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) < 0) return -1;
     errno = EINVAL;
-    if (!listens) return -1;
-    if (fcntl((int)fd, F_SETFL, O_NONBLOCK) < 0) return -1;
-    if (fcntl((int)fd, F_SETFD, FD_CLOEXEC) < 0) return -1;
+    if (!listens || fd_prepare((int)fd) < 0) return -1;
     d->fd = (int)fd;
     return 0;
 }
@@ -5362,9 +5364,7 @@ static int wake_open(struct exportws *w)
 {
     if (pipe(w->wake) < 0) return -1;
     for (unsigned i = 0; i < 2; i++)
-        if (fcntl(w->wake[i], F_SETFL, O_NONBLOCK) < 0 ||
-            fcntl(w->wake[i], F_SETFD, FD_CLOEXEC) < 0)
-            return -1;
+        if (fd_prepare(w->wake[i]) < 0) return -1;
     poll_add(w, w->wake[0], OWNER_WAKE);
     return 0;
 }

@@ -5159,28 +5159,26 @@ static int door_listen(struct door *d, const struct sockaddr *to, socklen_t size
     return -1;
 }
 
-static int door_open_unix(struct door *d, const char *path)
+static void door_open_unix(struct door *d, const char *path)
 {
     struct sockaddr_un to = {0};
     size_t n = strlen(path);
     to.sun_family = AF_UNIX;
     memcpy(to.sun_path, path, n + 1);
     unix_clear(&to);
-    return door_listen(d, (const struct sockaddr *)&to, sizeof to, 0, path);
+    door_listen(d, (const struct sockaddr *)&to, sizeof to, 0, path);
 }
 
-/* Takes over a listening socket that the caller has opened. 0, or -1 with errno. */
-static int door_open_fd(struct door *d, const char *number)
+/* Takes over a listening socket that the caller has opened; or d->fd stays -1, and errno says why. */
+static void door_open_fd(struct door *d, const char *number)
 {
     uint64_t fd = 0;
     int listens = 0;
     socklen_t size = sizeof listens;
     decimal_parse((const uint8_t *)number, strlen(number), &fd);
-    if (getsockopt((int)fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) < 0) return -1;
+    if (getsockopt((int)fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) < 0) return;
     errno = EINVAL;
-    if (!listens || fd_prepare((int)fd) < 0) return -1;
-    d->fd = (int)fd;
-    return 0;
+    if (listens && fd_prepare((int)fd) == 0) d->fd = (int)fd;
 }
 
 /* Opens the door at `address` (NULL: it stays shut). 0, or -1 with the reason in *why. */
@@ -5195,9 +5193,10 @@ static int door_open(struct exportws *w, unsigned which, const char *address, st
     } to;
     if (!address) return 0;
     memset(&to, 0, sizeof to);
-    if (strncmp(address, "unix:", 5) == 0 || strncmp(address, "fd:", 3) == 0) {
-        int error = *address == 'f' ? door_open_fd(d, address + 3) : door_open_unix(d, address + 5);
-        if (error < 0) return fail(why, "cannot listen on ", address, strerror(errno));
+    if (strncmp(address, "unix:", 5) == 0) {
+        door_open_unix(d, address + 5);
+    } else if (strncmp(address, "fd:", 3) == 0) {
+        door_open_fd(d, address + 3);
     } else {
         socklen_t size = address_parse(address, &to.storage);
         int all = address[0] == ':';
@@ -5208,8 +5207,8 @@ static int door_open(struct exportws *w, unsigned which, const char *address, st
             v4.sin_port = to.v6.sin6_port;
             door_listen(d, (const struct sockaddr *)&v4, sizeof v4, 0, NULL);
         }
-        if (d->fd < 0) return fail(why, "cannot listen on ", address, strerror(errno));
     }
+    if (d->fd < 0) return fail(why, "cannot listen on ", address, strerror(errno));
     /* Accepted sockets have it from here; a Unix socket has none, and needs none. */
     setsockopt(d->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     poll_add(w, d->fd, OWNER_DOOR + which);

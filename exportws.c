@@ -3220,14 +3220,14 @@ static unsigned status_row(int code)
 
 struct response {
     int status;
-    const char *type, *fields; /* media type; header lines instead of the status's own, or "" */
+    const char *type, *fields; /* media type; header lines instead of the status's own, or NULL */
     const char *body;
     size_t size;
     int close, head_only;
 };
 
 /* Writes a response's head and body. A status that is not in the table (on_upgrade may give one)
- * has no phrase. */
+ * has no phrase, and no fields: nor has STATUS_OTHER. */
 static void response_write(struct text *t, const struct response *r)
 {
     unsigned row = status_row(r->status);
@@ -3237,7 +3237,7 @@ static void response_write(struct text *t, const struct response *r)
     else text_decimal(t, (uint64_t)r->status), text_add(t, " Refused");
     text_add(t, "\r\nContent-Type: "), text_add(t, r->type);
     text_add(t, "\r\nContent-Length: "), text_decimal(t, r->size);
-    text_add(t, *r->fields || !known ? r->fields : statuses[row].fields);
+    text_add(t, r->fields ? r->fields : statuses[row].fields);
     text_add(t, r->close ? "\r\nConnection: close\r\n\r\n" : "\r\n\r\n");
     if (!r->head_only) text_bytes(t, r->body, r->size);
 }
@@ -3298,7 +3298,7 @@ static void client_refuse(struct exportws *w, struct conn *c, int status, const 
     struct text t = {body, 0, sizeof body};
     text_add(&t, why), text_add(&t, "\n");
     struct response r = {
-        status,   "text/plain; charset=utf-8", status == 405 ? "\r\nAllow: GET" : "",
+        status,   "text/plain; charset=utf-8", status == 405 ? "\r\nAllow: GET" : NULL,
         body,     smaller(t.n, sizeof body),   1,
         head_only};
     refuse_note(w, c, status, why);
@@ -3546,7 +3546,7 @@ static void client_page(struct exportws *w, struct conn *c, unsigned page)
 static struct conn *client_request(struct exportws *w, struct conn *c, const struct head *h,
                                    uint8_t *p, size_t n)
 {
-    static const struct response ok = {200, "text/plain; charset=utf-8", "", "ok\n", 3, 1, 0};
+    static const struct response ok = {200, "text/plain; charset=utf-8", NULL, "ok\n", 3, 1, 0};
     struct exportws_request r = {p, p + n, h, NULL, NULL, {0, 0}};
     char *path, *query;
     int head_only = h->verb == VERB_HEAD;
@@ -3789,7 +3789,7 @@ static void push_answer_numbers(struct exportws *w, struct conn *c, int status,
     struct text json = {body, 0, sizeof body};
     for (size_t i = 0; i < n; i++) text_add(&json, rows[i].key), text_decimal(&json, rows[i].value);
     text_add(&json, "}\n");
-    push_answer(w, c, status, "", &json);
+    push_answer(w, c, status, NULL, &json);
 }
 
 /* The whole message is here: delivers it and answers. A draft is the same bytes, kept in the buffer
@@ -3806,9 +3806,9 @@ static void push_finish(struct exportws *w, struct conn *c, const uint8_t *name,
     const struct json_row rows[] = {{"{\"delivered\":", (uint64_t)reached},
                                     {held ? ",\"held\":true,\"id\":" : ",\"id\":", p.id}};
     if (reached == EXPORTWS_ABSENT)
-        push_refuse_message(w, c, 404, "", "nobody there, and holding is off", p.id);
+        push_refuse_message(w, c, 404, NULL, "nobody there, and holding is off", p.id);
     else if (reached < 0)
-        push_refuse_message(w, c, 503, "", "nobody there, and no room to hold it", p.id);
+        push_refuse_message(w, c, 503, NULL, "nobody there, and no room to hold it", p.id);
     else push_answer_numbers(w, c, held ? 202 : 200, rows, 2);
 }
 
@@ -3818,9 +3818,9 @@ static void push_body_over(struct exportws *w, struct conn *c)
     struct push *q = push_of(w, c);
     if (q->status == 0 && q->kind == OP_TEXT && q->utf8.need > 0) q->status = 400;
     if (q->status == 400) {
-        push_refuse(w, c, 400, "", "the text is not UTF-8");
+        push_refuse(w, c, 400, NULL, "the text is not UTF-8");
     } else if (q->status != 0) {
-        push_refuse_message(w, c, 503, "", "no room for the message: come again", w->next_id++);
+        push_refuse_message(w, c, 503, NULL, "no room for the message: come again", w->next_id++);
     } else {
         const struct message *m = message_at(w, q->draft);
         message_copy(w, q->draft, 0, w->stage + MESSAGE_HEAD_MAX, q->size);
@@ -3861,8 +3861,8 @@ static void push_post(struct exportws *w, struct conn *c, struct input *in, cons
     if (!chunked && (!(h->seen & 1U << FIELD_LENGTH) || h->length > w->o.max_push_bytes)) {
         q->close = 1;
         if (h->seen & 1U << FIELD_LENGTH)
-            push_refuse(w, c, 413, "", "the message is longer than --max-push");
-        else push_refuse(w, c, 411, "", "a message needs Content-Length, or chunked coding");
+            push_refuse(w, c, 413, NULL, "the message is longer than --max-push");
+        else push_refuse(w, c, 411, NULL, "a message needs Content-Length, or chunked coding");
         return;
     }
     if ((h->flags & HEAD_CONTINUE) && h->minor > 0)
@@ -3872,7 +3872,7 @@ static void push_post(struct exportws *w, struct conn *c, struct input *in, cons
         q->size = (uint32_t)h->length;
         in->raw += q->size;
         if (q->kind == OP_TEXT && !utf8_valid(body, q->size))
-            push_refuse(w, c, 400, "", "the text is not UTF-8");
+            push_refuse(w, c, 400, NULL, "the text is not UTF-8");
         else push_finish(w, c, name, name_size, body);
         return;
     }
@@ -3892,7 +3892,7 @@ static void push_token(struct exportws *w, struct conn *c, const uint8_t *name, 
                           closed = {"{\"closed\":", t->sessions};
     if (remove && record != NONE) token_kick(w, record);
     if (rows[0].value + rows[1].value == 0)
-        push_refuse(w, c, 404, "", "nobody there, and nothing held");
+        push_refuse(w, c, 404, NULL, "nobody there, and nothing held");
     else if (remove) push_answer_numbers(w, c, 200, &closed, 1);
     else push_answer_numbers(w, c, 200, rows, 2);
 }
@@ -3904,7 +3904,7 @@ static void push_metrics(struct exportws *w, struct conn *c)
     char bytes[384]; /* more than any metric's text */
     struct text t = {NULL, 0, 0};
     struct push *q = push_of(w, c);
-    struct response r = {200, "text/plain; version=0.0.4; charset=utf-8", "", "", 0, q->close, 1};
+    struct response r = {200, "text/plain; version=0.0.4; charset=utf-8", NULL, "", 0, q->close, 1};
     now.buffer_used = (uint64_t)(w->block_count - w->blocks_free) * w->block_bytes;
     for (unsigned i = 0; i < METRICS; i++)
         for (unsigned k = 0; k < metric_samples(&metrics[i]); k++)
@@ -3933,9 +3933,10 @@ static void push_online(struct exportws *w, struct conn *c)
 
 static void push_healthz(struct exportws *w, struct conn *c)
 {
-    struct text ok = {(char[]){"{\"status\":\"ok\"}\n"}, 16, 16},
-                draining = {(char[]){"{\"status\":\"draining\"}\n"}, 22, 22};
-    push_answer(w, c, w->stopping ? 503 : 200, "", w->stopping ? &draining : &ok);
+    char body[32];
+    struct text json = {body, 0, sizeof body};
+    text_add(&json, w->stopping ? "{\"status\":\"draining\"}\n" : "{\"status\":\"ok\"}\n");
+    push_answer(w, c, w->stopping ? 503 : 200, NULL, &json);
 }
 
 /* Whether a request may use the push door. */
@@ -3971,16 +3972,16 @@ static void push_path(struct exportws *w, struct conn *c, struct input *in, cons
     const uint8_t *name = (const uint8_t *)token;
     const int end = *query ? query_end(query) : 0;
     push_of(w, c)->end = end > 0;
-    if (n < 0) push_refuse(w, c, -n, "", token_why(-n));
+    if (n < 0) push_refuse(w, c, -n, NULL, token_why(-n));
     else if (all && h->verb != VERB_POST)
         push_refuse(w, c, 405, "\r\nAllow: POST", "a broadcast is a POST");
     else if (h->verb == VERB_OTHER || h->verb == VERB_HEAD)
         push_refuse(w, c, 405, "\r\nAllow: GET, POST, DELETE",
                     "a token knows GET, POST and DELETE");
-    else if (all && end != 0) push_refuse(w, c, 400, "", "?end is for one token");
+    else if (all && end != 0) push_refuse(w, c, 400, NULL, "?end is for one token");
     else if (h->verb != VERB_POST) push_token(w, c, name, (size_t)n, h->verb == VERB_DELETE);
-    else if (end < 0) push_refuse(w, c, 400, "", "end is 1 or 0");
-    else if (w->stopping) push_refuse(w, c, 503, "", "shutting down: come again");
+    else if (end < 0) push_refuse(w, c, 400, NULL, "end is 1 or 0");
+    else if (w->stopping) push_refuse(w, c, 503, NULL, "shutting down: come again");
     else push_post(w, c, in, h, name, (size_t)n);
 }
 
@@ -4002,7 +4003,7 @@ static void push_request(struct exportws *w, struct conn *c, struct input *in, c
     target_split(p, h, &path, &query);
     while (page < 3 && strcmp(path, known[page].path) != 0) page++;
     if (page != 0 && !push_allowed(w, h, p)) {
-        push_refuse(w, c, 401, "", "Authorization: Bearer SECRET is needed");
+        push_refuse(w, c, 401, NULL, "Authorization: Bearer SECRET is needed");
     } else if (page == 3) {
         push_path(w, c, in, h, path, query);
     } else if (h->verb != VERB_GET) {
@@ -4031,8 +4032,8 @@ static int push_step(struct exportws *w, struct conn *c, struct input *in)
         uint64_t size = q->size + data + (q->chunk.state == CHUNK_DATA ? q->chunk.left : 0);
         if (used < 0 || size > w->o.max_push_bytes) {
             q->close = 1;
-            if (used < 0) push_refuse(w, c, 400, "", "the chunked body is broken");
-            else push_refuse(w, c, 413, "", "the message is longer than --max-push");
+            if (used < 0) push_refuse(w, c, 400, NULL, "the chunked body is broken");
+            else push_refuse(w, c, 413, NULL, "the message is longer than --max-push");
             return 0;
         }
         in->raw += (size_t)used;
@@ -4047,7 +4048,7 @@ static int push_step(struct exportws *w, struct conn *c, struct input *in)
         push_request(w, c, in, &in->head, p);
     } else {
         q->close = 1;
-        push_refuse(w, c, -head, "", head_why(-head));
+        push_refuse(w, c, -head, NULL, head_why(-head));
     }
     memset(&in->head, 0, sizeof in->head); /* the next request's */
     return head > 0;
@@ -4672,36 +4673,50 @@ static void client_accept(struct exportws *w, int fd, const struct sockaddr *fro
     conn_read(w, c); /* its head is often there already */
 }
 
-static const char busy_answer[] = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"
-                                  "Content-Type: application/json\r\nContent-Length: 39\r\n"
-                                  "Connection: close\r\n\r\n"
-                                  "{\"error\":\"too many connections: wait\"}\n";
+/* Lets a pusher go that sends no request, or none in time; it may read why. */
+static void pusher_dismiss(struct exportws *w, struct conn *c, int status, const char *why)
+{
+    push_reset(w, push_of(w, c));
+    push_of(w, c)->close = 1;
+    push_refuse(w, c, status, NULL, why);
+    answers_flush(w, c);
+    if (c->state != CONN_DEAD) conn_output_done(w, c, 0);
+}
+
+/* There is not even a slot for one pusher more: it is told so at once, as far as it listens. */
+static void pusher_turn_away(struct exportws *w, int fd, const struct sockaddr *from,
+                             const char *why)
+{
+    static const struct response busy = {
+        503, "application/json", NULL, "{\"error\":\"too many connections: wait\"}\n", 39, 1, 0};
+    char bytes[RESPONSE_MAX];
+    struct text t = {bytes, 0, sizeof bytes};
+    struct conn none;
+    conn_set_address(&none, from);
+    refuse_note(w, &none, 503, why);
+    response_write(&t, &busy);
+    send(fd, bytes, t.n, MSG_NOSIGNAL);
+    close(fd);
+}
 
 /* One pusher too many is told so; a few spare slots let it read that in peace. */
 static void pusher_accept(struct exportws *w, int fd, const struct sockaddr *from)
 {
-    static const char why[] = "too many connections at the push door: come again";
-    struct conn none;
+    const char *const why = "too many connections at the push door: come again";
     if (w->free_pusher == NONE) {
-        conn_set_address(&none, from);
-        refuse_note(w, &none, 503, why);
-        send(fd, busy_answer, sizeof busy_answer - 1, MSG_NOSIGNAL);
-        close(fd);
+        pusher_turn_away(w, fd, from, why);
         return;
     }
     struct conn *c = conn_start(w, fd, &w->free_pusher, from);
-    push_reset(w, push_of(w, c));
     c->state = CONN_PUSH;
     if (w->pushers < w->o.pushers) {
         w->pushers++;
+        push_reset(w, push_of(w, c));
         conn_read(w, c);
         return;
     }
     c->flags |= CONN_EXTRA;
-    push_of(w, c)->close = 1;
-    push_refuse(w, c, 503, "", why);
-    answers_flush(w, c);
-    if (c->state != CONN_DEAD) conn_output_done(w, c, 0);
+    pusher_dismiss(w, c, 503, why);
 }
 
 /* Out of descriptors: both doors are left alone until one of ours is freed, or for a second. */
@@ -4854,15 +4869,8 @@ static void session_ping(struct exportws *w, struct conn *c)
 static void request_timeout(struct exportws *w, struct conn *c)
 {
     input_release(w, c);
-    if (!conn_is_pusher(w, c)) {
-        client_refuse(w, c, 408, "the request was not complete in time", 0);
-        return;
-    }
-    push_reset(w, push_of(w, c));
-    push_of(w, c)->close = 1;
-    push_refuse(w, c, 408, "", "the request was not complete in time");
-    answers_flush(w, c);
-    if (c->state != CONN_DEAD) conn_output_done(w, c, 0);
+    if (conn_is_pusher(w, c)) pusher_dismiss(w, c, 408, "the request was not complete in time");
+    else client_refuse(w, c, 408, "the request was not complete in time", 0);
 }
 
 /* A ping was not answered, as far as we know. It may have been: when turns take long the sweep
@@ -5159,6 +5167,7 @@ static int door_listen(struct door *d, const struct sockaddr *to, socklen_t size
     return -1;
 }
 
+/* Opens a Unix socket. When it fails d->fd is -1, and errno says why. */
 static void door_open_unix(struct door *d, const char *path)
 {
     struct sockaddr_un to = {0};
@@ -5169,7 +5178,7 @@ static void door_open_unix(struct door *d, const char *path)
     door_listen(d, (const struct sockaddr *)&to, sizeof to, 0, path);
 }
 
-/* Takes over a listening socket that the caller has opened; or d->fd stays -1, and errno says why. */
+/* Takes over a listening socket that the caller has opened. Fails like that, too. */
 static void door_open_fd(struct door *d, const char *number)
 {
     uint64_t fd = 0;

@@ -68,7 +68,7 @@ def refusals():
     source, found, calls = read("exportws.c"), set(), 0
     for status, why in re.findall(r'\(struct refusal\)\{([^,]*),\s*"([^"]+)"', source):
         found.add((status if status.isdigit() else "", why, "client"))
-    callers = r"\b(client_refuse|push_refuse(?:_message)?|refuse_note)\(w,"
+    callers = r"\b(client_refuse|push_refuse(?:_message)?|pusher_dismiss|refuse_note)\(w,"
     for call in re.finditer(callers + r" &?[^,]+, (.*?)\);\n", source, re.S):
         door = "push" if call[1] != "client_refuse" else "client"
         parts = re.split(r',\s*(?=(?:[^"]*"[^"]*")*[^"]*$)', call[2])
@@ -84,7 +84,7 @@ def refusals():
         for function in "head_why", "token_why":
             for why, status in statuses_of(function).items():
                 found.add((status or "400", why, door))
-    busy = re.search(r'pusher_accept.*?why\[\] = "([^"]+)"', source, re.S)
+    busy = re.search(r'pusher_accept.*?\bwhy = "([^"]+)"', source, re.S)
     found.add(("503", busy[1], "push"))
     return found
 

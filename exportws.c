@@ -1323,10 +1323,14 @@ static int log_begin(struct exportws *w, struct line *l, int level, const char *
     return 1;
 }
 
+static void log_key(struct line *l, const char *key)
+{
+    text_add(&l->text, " "), text_add(&l->text, key), text_add(&l->text, "=");
+}
+
 static void log_word(struct line *l, const char *key, const char *word)
 {
-    text_add(&l->text, " "), text_add(&l->text, key), text_add(&l->text, "="),
-        text_add(&l->text, word);
+    log_key(l, key), text_add(&l->text, word);
 }
 
 /* Words of our own, in quotes. */
@@ -1337,14 +1341,14 @@ static void log_words(struct line *l, const char *key, const char *words)
 
 static void log_number(struct line *l, const char *key, uint64_t value)
 {
-    log_word(l, key, "");
+    log_key(l, key);
     text_decimal(&l->text, value);
 }
 
 /* Bytes from outside, escaped and cut. */
 static void log_outside(struct line *l, const char *key, const void *p, size_t n, size_t most)
 {
-    log_word(l, key, "");
+    log_key(l, key);
     text_escaped(&l->text, p, n < most ? n : most);
     if (n > most) text_add(&l->text, "\xe2\x80\xa6");
 }
@@ -1377,8 +1381,17 @@ static void text_address(struct text *t, const uint8_t address[16], unsigned por
 
 static void log_peer(struct line *l, const struct conn *c)
 {
-    log_word(l, "peer", "");
+    log_key(l, "peer");
     text_address(&l->text, c->address, c->port);
+}
+
+/* Begins a line about a session. */
+static int log_session(struct exportws *w, struct line *l, const char *event, const struct conn *c)
+{
+    if (!log_begin(w, l, EXPORTWS_LOG_INFO, event)) return 0;
+    log_token(w, l, conn_name(w, c), c->name_size);
+    log_peer(l, c);
+    return 1;
 }
 
 static void log_counts(const struct exportws *w, struct line *l)
@@ -2654,9 +2667,7 @@ static void sessions_announce(struct exportws *w)
         struct line l;
         w->left_first = c->next;
         if (w->left_first == NONE) w->left_last = NONE;
-        if (log_begin(w, &l, EXPORTWS_LOG_INFO, "close")) {
-            log_token(w, &l, conn_name(w, c), c->name_size);
-            log_peer(&l, c);
+        if (log_session(w, &l, "close", c)) {
             log_word(&l, "reason", close_reasons[c->reason]);
             log_number(&l, "code", c->code);
             log_counts(w, &l);
@@ -3059,9 +3070,7 @@ static void session_message(struct exportws *w, struct conn *c, const uint8_t *p
     w->m->received++;
     if (w->o.on_message) {
         w->o.on_message(w->o.user, conn_id(w, c), conn_name(w, c), p, n, (int)kind);
-    } else if (log_begin(w, &l, EXPORTWS_LOG_INFO, "message")) {
-        log_token(w, &l, conn_name(w, c), c->name_size);
-        log_peer(&l, c);
+    } else if (log_session(w, &l, "message", c)) {
         log_number(&l, "size", n);
         if (kind == OP_TEXT) log_outside(&l, "text", p, n, 48);
         log_end(w, &l);
@@ -3493,9 +3502,8 @@ static struct conn *client_admit(struct exportws *w, struct conn *from, struct e
     if (result < 0 || (c->queued > 0 && conn_flush(w, c) < 0))
         session_lost(w, c, EXPORTWS_BY_ERROR);
     else conn_output_done(w, c, 1);
-    if (log_begin(w, &l, EXPORTWS_LOG_INFO, "open")) {
-        log_token(w, &l, conn_name(w, c), c->name_size);
-        log_peer(&l, c), log_counts(w, &l);
+    if (log_session(w, &l, "open", c)) {
+        log_counts(w, &l);
         log_end(w, &l);
     }
     if (c->state != CONN_OPEN) return c;

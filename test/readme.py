@@ -141,7 +141,7 @@ def every_close_is_a_symptom():
 @test
 def every_event_is_a_symptom():
     source = read("exportws.c")
-    calls = re.findall(r"(?<!int )log_begin\(([^;{]*)", source)
+    calls = re.findall(r"(?<!int )log_(?:begin|session)\(([^;{]*)", source)
     events = {event for call in calls for event in re.findall(r'"(\w+)"', call)} | set(
         re.findall(r"\bevent=(\w+)", source))
     true("only %s" % events, len(events) >= 11)

@@ -6,7 +6,8 @@
 # Says how much was executed and covered, and counts each fuzzer's run as one test in its last line
 # (with CI=true, one that is not here as a failed one). What is found ends it with status 1 and lies in
 # build/fuzz/findings; build/fuzz/HARNESS FILE shows it again. What the fuzzers learn stays in
-# build/fuzz/HARNESS.corpus for the next time; it begins with test/corpus/HARNESS-*.
+# build/fuzz/HARNESS.corpus for the next time; it begins with test/corpus/HARNESS-*. NICE=10 in the
+# environment makes the fuzzers nice.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
@@ -18,6 +19,7 @@ clang=${CLANG:-clang}
 out=build/fuzz
 findings=$out/findings
 flags='-std=c99 -g -O1 -Wno-overlength-strings -DFUZZ_ENGINE'
+nice=${NICE:+nice -n $NICE}
 passed=0
 failed=0
 skipped=0
@@ -53,7 +55,7 @@ build() { # harness
 }
 
 run_libfuzzer() { # harness
-    "$out/$1" -max_total_time="$seconds" -max_len="$(longest "$1")" -timeout=10 -entropic=0 \
+    $nice "$out/$1" -max_total_time="$seconds" -max_len="$(longest "$1")" -timeout=10 -entropic=0 \
         -artifact_prefix="$findings/$1-libfuzzer-" -print_final_stats=1 \
         "$out/$1.corpus" >"$out/$1.log" 2>&1
 }
@@ -62,7 +64,7 @@ run_afl() { # harness
     rm -rf "$out/$1.afl.out"
     AFL_NO_UI=1 AFL_SKIP_CPUFREQ=1 AFL_NO_AFFINITY=1 AFL_BENCH_UNTIL_CRASH=1 \
         AFL_I_DONT_CARE_ABOUT_MISSING_CRASHES=1 AFL_FAST_CAL=1 \
-        afl-fuzz -i "$out/$1.seeds" -o "$out/$1.afl.out" -V "$seconds" -t 10000 -m none \
+        $nice afl-fuzz -i "$out/$1.seeds" -o "$out/$1.afl.out" -V "$seconds" -t 10000 -m none \
         -G "$(longest "$1")" -- "$out/$1.afl" >"$out/$1.afl.log" 2>&1
 }
 

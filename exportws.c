@@ -101,6 +101,8 @@ enum {
     LOOK_TURNS = 16,         /* but in one of so many */
     COOL_MS = 100,          /* a session that has not spoken so long goes cold */
     ACCEPT_RETRY_MS = 1000, /* out of descriptors: when to look again if none of ours was freed */
+    SHARE_BYTES = 1024,     /* of a pusher so much is read in a turn, or, where there are few */
+    SHARE_SENDS = 1U << 22, /* sessions, so much for all of them */
     LINE_MAX_BYTES = 400,   /* a log line */
     RESPONSE_MAX = 512      /* a response without its page */
 };
@@ -1078,7 +1080,8 @@ enum conn_flag {
     CONN_SPOKE = 8,   /* lately, and not just to show life: it is kept hot */
     CONN_EXTRA = 16,  /* a pusher too many, which is being told so */
     CONN_TOLD = 32,   /* on_open was: then on_close is, too */
-    CONN_LAST = 64    /* its close frame is sent, or waits */
+    CONN_LAST = 64,   /* its close frame is sent, or waits */
+    CONN_KNOWN = 128  /* a pusher that has shown the secret */
 };
 
 /* The lists of connections by deadline: each has one duration, so that joining at the tail keeps
@@ -1181,7 +1184,7 @@ struct push {
     struct utf8 utf8;
     uint32_t draft, size; /* the message so far, or NONE */
     int status;           /* of the refusal to answer with when the body is over, or 0 */
-    uint8_t phase, target, kind, end, close, head_only;
+    uint8_t phase, target, kind, end, close, verb;
 };
 
 struct address {
@@ -1284,6 +1287,17 @@ static exportws_id conn_id(const struct exportws *w, const struct conn *c)
 static int conn_is_pusher(const struct exportws *w, const struct conn *c)
 {
     return c >= w->conns + w->pushers_at;
+}
+
+static struct push *push_of(const struct exportws *w, const struct conn *c)
+{
+    return &w->pushes[(uint32_t)(c - w->conns) - w->pushers_at];
+}
+
+/* Whether a pusher is between two requests. */
+static int push_rests(const struct exportws *w, const struct conn *c)
+{
+    return c->input == 0 && !(c->flags & CONN_WAITING) && push_of(w, c)->phase == PUSH_HEAD;
 }
 
 static int conn_is_session(const struct exportws *w, const struct conn *c)
@@ -1821,7 +1835,7 @@ static void poll_remove(struct exportws *w, uint32_t at)
 static void poll_want(struct exportws *w, struct conn *c)
 {
     int page = PAGES && c->state == CONN_PAGE, output = page || c->queued > 0;
-    int blocked = page || (c->flags & CONN_WAITING) || (c->state == CONN_PUSH && output);
+    int blocked = page || (c->flags & CONN_WAITING) || (output && conn_is_pusher(w, c));
     w->polls[c->at].events = (short)((blocked ? 0 : POLLIN) | (output ? POLLOUT : 0));
     if (c->state != CONN_OPEN || c->queued > 0) poll_heat(w, c->at);
 }
@@ -2377,16 +2391,18 @@ static void conn_output_done(struct exportws *w, struct conn *c, int progress)
         if (waits && (progress || (c->timer != TIMER_WRITE && c->timer != TIMER_PONG)))
             timer_set(w, c, TIMER_WRITE);
         if (!waits && c->timer == TIMER_WRITE)
-            timer_set(w, c, c->state == CONN_OPEN ? TIMER_PING : TIMER_IDLE);
+            timer_set(w, c, c->state == CONN_OPEN ? TIMER_PING
+                          : push_rests(w, c)      ? TIMER_IDLE
+                                                  : TIMER_HEAD);
         return;
-    case CONN_CLOSING:
-        if (c->timer == TIMER_CLOSE) return; /* once it runs nothing stops it */
-        if (waits && (progress || c->timer != TIMER_WRITE)) timer_set(w, c, TIMER_WRITE);
-        if (!waits) timer_set(w, c, TIMER_CLOSE);
-        return;
-    default: /* CONN_LINGER: it comes here once with nothing left to send */
-        if (c->timer != TIMER_CLOSE) timer_set(w, c, TIMER_CLOSE);
-        if (c->queued == 0 && shutdown(c->fd, SHUT_WR) < 0) conn_doom(w, c);
+    default: /* CONN_CLOSING, CONN_LINGER: that comes here once with nothing left to send */
+        if (c->timer != TIMER_CLOSE) { /* once it runs nothing stops it */
+            int patient = c->state == CONN_CLOSING || conn_is_pusher(w, c);
+            if (!waits || !patient) timer_set(w, c, TIMER_CLOSE);
+            else if (progress || c->timer != TIMER_WRITE) timer_set(w, c, TIMER_WRITE);
+        }
+        if (c->state == CONN_LINGER && c->queued == 0 && shutdown(c->fd, SHUT_WR) < 0)
+            conn_doom(w, c);
         return;
     }
 }
@@ -2563,6 +2579,15 @@ static int session_control(struct exportws *w, struct conn *c, unsigned opcode, 
     return conn_send(w, c, frame, head + n, control_share(w));
 }
 
+/* What waits for one that has left is lost with it: that is what closed it, after all. */
+static void session_told_slow(struct exportws *w, struct conn *c)
+{
+    w->m->closed[c->reason]--;
+    w->m->closed[EXPORTWS_BY_SLOW]++;
+    c->reason = EXPORTWS_BY_SLOW;
+    c->code = 1006;
+}
+
 /* Sends a close frame behind what waits; the connection goes on to `state`. */
 static void session_send_close(struct exportws *w, struct conn *c, unsigned state, unsigned code,
                                const char *why)
@@ -2572,6 +2597,7 @@ static void session_send_close(struct exportws *w, struct conn *c, unsigned stat
     store_be(payload, 2, code);
     if (n > 2) memcpy(payload + 2, why, n - 2);
     if (session_control(w, c, OP_CLOSE, payload, n) < 0) {
+        if (c->queued > 0 && !(c->flags & CONN_ABRUPT)) session_told_slow(w, c);
         session_lost(w, c, c->reason);
         return;
     }
@@ -3016,11 +3042,12 @@ static void input_keep(struct exportws *w, struct conn *c)
     memcpy(data, from->data, from->used);
 }
 
-/* Reads once. Returns bytes read; 0: nothing there; -1: the end; -2: an error. */
+/* Reads once, at most so many bytes. Returns bytes read; 0: nothing there; -1: the end; -2: an
+ * error. */
 static ptrdiff_t input_receive(struct exportws *w, const struct conn *c, struct input *in,
-                               int flags)
+                               size_t most, int flags)
 {
-    ssize_t n = recv(c->fd, in->data + in->used, in->size - in->used, flags);
+    ssize_t n = recv(c->fd, in->data + in->used, smaller(most, in->size - in->used), flags);
     if (n > 0) in->used += (size_t)n;
     if (n > 0 && !(flags & MSG_PEEK)) w->m->bytes_received += (uint64_t)n;
     if (n >= 0) return n > 0 ? n : -1;
@@ -3720,11 +3747,6 @@ static void answers_add(struct exportws *w, struct conn *c, const char *p, size_
     }
 }
 
-static struct push *push_of(const struct exportws *w, const struct conn *c)
-{
-    return &w->pushes[(uint32_t)(c - w->conns) - w->pushers_at];
-}
-
 /* Forgets what has come of a body. */
 static void push_drop_draft(struct exportws *w, struct push *q)
 {
@@ -3756,7 +3778,7 @@ static void push_answer(struct exportws *w, struct conn *c, int status, const ch
     struct push *q = push_of(w, c);
     struct response r = {status,      "application/json",           fields,
                          json->p,     smaller(json->n, json->size), q->close,
-                         q->head_only};
+                         q->verb == VERB_HEAD};
     if (w->answers_size - w->answers_used < RESPONSE_MAX) answers_flush(w, c);
     struct text t = {(char *)w->answers + w->answers_used, 0, RESPONSE_MAX};
     response_write(&t, &r);
@@ -3764,8 +3786,7 @@ static void push_answer(struct exportws *w, struct conn *c, int status, const ch
     push_answered(w, c);
 }
 
-/* Refuses a request, with the id of the message that it was (0: none, for no message was read to its
- * end). */
+/* Refuses a request, with the id of the message that it was (0: it was none). */
 static void push_refuse_message(struct exportws *w, struct conn *c, int status, const char *fields,
                                 const char *why, uint64_t id)
 {
@@ -3778,10 +3799,12 @@ static void push_refuse_message(struct exportws *w, struct conn *c, int status, 
     push_answer(w, c, status, fields, &json);
 }
 
+/* Refuses a request. Every answer to a POST has an id, also where no message was read to its end. */
 static void push_refuse(struct exportws *w, struct conn *c, int status, const char *fields,
                         const char *why)
 {
-    push_refuse_message(w, c, status, fields, why, 0);
+    int post = push_of(w, c)->verb == VERB_POST;
+    push_refuse_message(w, c, status, fields, why, post ? w->next_id++ : 0);
 }
 
 struct json_row {
@@ -3828,7 +3851,7 @@ static void push_body_over(struct exportws *w, struct conn *c)
     if (q->status == 400) {
         push_refuse(w, c, 400, NULL, "the text is not UTF-8");
     } else if (q->status != 0) {
-        push_refuse_message(w, c, 503, NULL, "no room for the message: come again", w->next_id++);
+        push_refuse(w, c, 503, NULL, "no room for the message: come again");
     } else {
         const struct message *m = message_at(w, q->draft);
         message_copy(w, q->draft, 0, w->stage + MESSAGE_HEAD_MAX, q->size);
@@ -4006,11 +4029,13 @@ static void push_request(struct exportws *w, struct conn *c, struct input *in, c
     char *path, *query;
     unsigned page = 0;
     const uint8_t body = (h->flags & HEAD_CHUNKED) || h->length > 0;
-    q->head_only = h->verb == VERB_HEAD;
+    q->verb = h->verb;
     q->close = (h->flags & HEAD_CLOSE) || h->minor == 0 || body; /* push_post knows better */
     target_split(p, h, &path, &query);
     while (page < 3 && strcmp(path, known[page].path) != 0) page++;
-    if (page != 0 && !push_allowed(w, h, p)) {
+    int allowed = page == 0 || push_allowed(w, h, p);
+    if (page != 0 && allowed) c->flags |= CONN_KNOWN;
+    if (!allowed) {
         push_refuse(w, c, 401, NULL, "Authorization: Bearer SECRET is needed");
     } else if (page == 3) {
         push_path(w, c, in, h, path, query);
@@ -4554,6 +4579,14 @@ static void session_alive(struct exportws *w, struct conn *c)
     if (c->state == CONN_OPEN && c->timer != TIMER_WRITE) timer_set(w, c, TIMER_PING);
 }
 
+/* How much of a pusher is read in a turn: each few bytes of it may be a message for all sessions, and
+ * the others wait meanwhile. A body that is coming is one message. */
+static size_t push_share(const struct exportws *w, const struct conn *c)
+{
+    const struct push *q = push_of(w, c);
+    return larger(SHARE_BYTES, SHARE_SENDS / (w->sessions + 1)) + (size_t)(q->left + q->chunk.left);
+}
+
 /* Reads a connection once and serves what is whole. */
 static void conn_read(struct exportws *w, struct conn *c)
 {
@@ -4563,7 +4596,8 @@ static void conn_read(struct exportws *w, struct conn *c)
     int none = w->free_inputs == 0 || (heads && w->input_bytes < HEAD_MAX);
     int peek = c->input == 0 && none && !linger;
     if (c->input == 0) input_reset(in, NONE, w->now_ms);
-    ptrdiff_t n = input_receive(w, c, in, peek ? MSG_PEEK : 0);
+    size_t most = c->state == CONN_PUSH && !peek ? push_share(w, c) : SIZE_MAX;
+    ptrdiff_t n = input_receive(w, c, in, most, peek ? MSG_PEEK : 0);
     if (n < 0) conn_ended(w, c, n);
     if (n <= 0 || c->state == CONN_LINGER) return;
     if (!peek) session_alive(w, c);
@@ -4684,7 +4718,7 @@ static void client_accept(struct exportws *w, int fd, const struct sockaddr *fro
 /* Lets a pusher go that sends no request, or none in time; it may read why. */
 static void pusher_dismiss(struct exportws *w, struct conn *c, int status, const char *why)
 {
-    push_reset(w, push_of(w, c));
+    push_drop_draft(w, push_of(w, c));
     push_of(w, c)->close = 1;
     push_refuse(w, c, status, NULL, why);
     answers_flush(w, c);
@@ -4707,19 +4741,43 @@ static void pusher_turn_away(struct exportws *w, int fd, const struct sockaddr *
     close(fd);
 }
 
+/* Of the pushers that have not shown the secret the one that has been silent longest, or NULL. */
+static struct conn *pusher_stranger(const struct exportws *w)
+{
+    for (unsigned timer = TIMER_IDLE; timer != TIMER_NONE;
+         timer = timer == TIMER_IDLE ? TIMER_HEAD : TIMER_NONE)
+        for (uint32_t i = w->timers[timer].first; i != NONE; i = w->conns[i].timer_next)
+            if (conn_is_pusher(w, &w->conns[i]) && !(w->conns[i].flags & CONN_KNOWN))
+                return &w->conns[i];
+    return NULL;
+}
+
+/* Such a one gives way, unless it shows the secret now: who may not push keeps nobody out. */
+static void pusher_give_way(struct exportws *w)
+{
+    struct conn *c;
+    while ((c = pusher_stranger(w)) != NULL) {
+        conn_read(w, c);
+        if (c->flags & CONN_KNOWN) continue;
+        conn_bury(w, c);
+        return;
+    }
+}
+
 /* One pusher too many is told so; a few spare slots let it read that in peace. */
 static void pusher_accept(struct exportws *w, int fd, const struct sockaddr *from)
 {
     const char *const why = "too many connections at the push door: come again";
+    if (w->pushers == w->o.pushers && w->o.push_secret) pusher_give_way(w);
     if (w->free_pusher == NONE) {
         pusher_turn_away(w, fd, from, why);
         return;
     }
     struct conn *c = conn_start(w, fd, &w->free_pusher, from);
+    push_reset(w, push_of(w, c));
     c->state = CONN_PUSH;
     if (w->pushers < w->o.pushers) {
         w->pushers++;
-        push_reset(w, push_of(w, c));
         conn_read(w, c);
         return;
     }

@@ -88,7 +88,7 @@ static inline const char *audit_poll_conn(const struct exportws *w, uint32_t at,
     const struct pollfd *p = &w->polls[at];
     int output = c->queued > 0 || c->state == CONN_PAGE;
     int unread = (c->flags & CONN_WAITING) ||
-                 (output && (c->state == CONN_PUSH || c->state == CONN_PAGE));
+                 (output && (conn_is_pusher(w, c) || c->state == CONN_PAGE));
     if (c->state == CONN_FREE) return "a free slot is polled";
     if (c->at != at || c->fd != p->fd)
         return "a connection and its poll entry do not know each other";
@@ -136,17 +136,18 @@ static inline const char *audit_polls(const struct exportws *w, struct audit *a)
 
 /* ----- timers ----- */
 
-/* Whether a connection in this state may be on that list. */
-static inline int audit_timer_fits(unsigned state, unsigned timer)
+/* Whether a connection may be on that list. */
+static inline int audit_timer_fits(const struct exportws *w, const struct conn *c, unsigned timer)
 {
-    switch (state) {
+    switch (c->state) {
     case CONN_HEAD: return timer == TIMER_HEAD;
     case CONN_OPEN: /* TIMER_HEAD: it waits for an input */
         return timer == TIMER_PING || timer == TIMER_PONG || timer == TIMER_WRITE ||
                timer == TIMER_HEAD;
     case CONN_CLOSING: return timer == TIMER_CLOSE || timer == TIMER_WRITE;
-    case CONN_PAGE:
-    case CONN_LINGER: return timer == TIMER_CLOSE;
+    case CONN_PAGE: return timer == TIMER_CLOSE;
+    case CONN_LINGER: /* TIMER_WRITE: a pusher that has not read its last answers yet */
+        return timer == (conn_is_pusher(w, c) && c->queued > 0 ? TIMER_WRITE : TIMER_CLOSE);
     case CONN_PUSH: return timer == TIMER_HEAD || timer == TIMER_IDLE || timer == TIMER_WRITE;
     default: return timer == TIMER_DEAD;
     }
@@ -163,7 +164,7 @@ static inline const char *audit_timers(const struct exportws *w, struct audit *a
             if (++count > w->conns_end) return "a list of deadlines is a ring";
             if (c->timer != timer || c->timer_prev != before)
                 return "a list of deadlines is broken";
-            if (!audit_timer_fits(c->state, timer)) return "a deadline that does not fit the state";
+            if (!audit_timer_fits(w, c, timer)) return "a deadline that does not fit the state";
             if (before != NONE && timer != TIMER_DEAD && w->conns[before].due_ms > c->due_ms)
                 return "a list of deadlines is out of order";
         }

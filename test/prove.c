@@ -227,7 +227,7 @@ static void layout_of(const exportws_options *o)
         w->all->history = 1;
         w->buckets[w->bucket_mask] = 1;
         w->names[o->capacity * w->name_bytes - 1] = 1;
-        w->pushes[o->pushers + PUSHERS_SPARE - 1].head_only = 1;
+        w->pushes[o->pushers + PUSHERS_SPARE - 1].verb = 1;
         if (o->per_address > 0) {
             w->addresses[o->capacity - 1].next = 1;
             w->address_buckets[w->address_mask] = 1;

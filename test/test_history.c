@@ -330,9 +330,17 @@ static void every_refused_message_has_an_id(void **state)
     expect_refused(ask(POST("none", "300", "o"), rest), 503,
                    "no room for the message: come again");
     assert_int_equal(exportws_last_id(u.w), before + 1);
-    expect_answer(ask(POST("none", "70001", ""), ""), 413,
-                  "{\"error\":\"the message is longer than --max-push\"}\n");
-    assert_int_equal(exportws_last_id(u.w), before + 1);
+    expect_refused(ask(POST("none", "70001", ""), ""), 413,
+                   "the message is longer than --max-push");
+    expect_refused(ask(POST("none", "1", "\xff"), ""), 400, "the text is not UTF-8");
+    expect_refused(ask("POST /app/ws/export-task/none HTTP/1.1\r\nHost: h\r\n\r\n", ""), 411,
+                   "a message needs Content-Length, or chunked coding");
+    expect_refused(ask("POST /online HTTP/1.1\r\nHost: h\r\n\r\n", ""), 405,
+                   "only GET is known here");
+    assert_int_equal(exportws_last_id(u.w), before + 5);
+    expect_answer(ask("GET /app/ws/export-task/none HTTP/1.1\r\nHost: h\r\n\r\n", ""), 404,
+                  "{\"error\":\"nobody there, and nothing held\"}\n");
+    assert_int_equal(exportws_last_id(u.w), before + 5);
     restart_with(4, 0);
     expect_refused(ask(POST("none", "3", "one"), ""), 404, "nobody there, and holding is off");
     expect_refused(ask(POST("none", "3", "o"), "ne"), 404, "nobody there, and holding is off");
@@ -1578,7 +1586,7 @@ static void end_is_1_or_0(void **state)
                  "POST /app/ws/export-task/abc?end=%s HTTP/1.1\r\nHost: h\r\n"
                  "Content-Length: 4\r\n\r\ndone",
                  values[i]);
-        expect_answer(ask(request, ""), 400, "{\"error\":\"end is 1 or 0\"}\n");
+        expect_refused(ask(request, ""), 400, "end is 1 or 0");
     }
     ask("GET /app/ws/export-task/abc?end=2 HTTP/1.1\r\nHost: h\r\n\r\n", "");
     expect_answer((const char *)pusher.got, 200, "{\"sessions\":1,\"held\":0}\n");
@@ -1610,9 +1618,9 @@ static void end_is_for_one_token(void **state)
 {
     (void)state;
     join(&peers[0], "abc", V1);
-    expect_answer(
+    expect_refused(
         ask("POST /app/ws/export-task/?end HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nx", ""),
-        400, "{\"error\":\"?end is for one token\"}\n");
+        400, "?end is for one token");
     assert_int_equal(exportws_broadcast(u.w, "x", 1, EXPORTWS_TEXT | EXPORTWS_END), EXPORTWS_BAD);
     assert_int_equal(exportws_post(u.w, NULL, "x", 1, EXPORTWS_TEXT | EXPORTWS_END), EXPORTWS_BAD);
     expect_answer(ask("GET /app/ws/export-task/abc?end HTTP/1.1\r\nHost: h\r\n\r\n", ""), 200,
@@ -1751,7 +1759,10 @@ static void end_without_room_for_its_close_frames(void **state)
     const uint32_t held = u.w->held;
     assert_int_equal(exportws_send(u.w, "abc", "done", 4, EXPORTWS_TEXT | EXPORTWS_END), 2);
     assert_int_equal(exportws_sessions(u.w), 0);
+    assert_int_equal(u.w->m->closed[EXPORTWS_BY_SLOW], 2); /* what waited for them is lost */
+    assert_int_equal(u.w->m->closed[EXPORTWS_BY_ENDED], 0);
     unit_settle(&u);
+    assert_non_null(strstr(unit_line(&u), " reason=slow code=1006"));
     expect_books(held + 1, 0); /* nobody has got it */
     join(&peers[2], "abc", "");
     script_expect_text(&peers[2], "done");

@@ -691,6 +691,36 @@ static void full_buffer_does_not_stop_a_body_on_its_way(void **state)
     expect_books(full, held);
 }
 
+/* A batch of broadcasts is served in shares, the smaller the more sessions there are; in order, and
+ * whole. */
+static void batch_of_broadcasts_is_served_in_shares(void **state)
+{
+    static const char request[] =
+        "POST /app/ws/export-task HTTP/1.1\r\nHost:x\r\nContent-Length:1\r\n\r\nx";
+    static char batch[1000 * (sizeof request - 1)];
+    const size_t n = sizeof request - 1;
+    const struct piece piece = {batch, sizeof batch};
+    (void)state;
+    unit_end(&u);
+    small_options();
+    u.o.capacity = 200;
+    unit_start(&u);
+    for (size_t i = 0; i < 1000; i++) memcpy(batch + i * n, request, n);
+    script_attach(&peers[0], &u, EXPORTWS_PUSH, &piece, 1);
+    assert_int_equal(script_send(&peers[0]), 1);
+    u.w->sessions = 200;
+    exportws_step(u.w, 0);
+    assert_int_equal(u.w->m->pushed, SHARE_SENDS / 201 / n);
+    u.w->sessions = 100000;
+    exportws_step(u.w, 0);
+    assert_in_range(u.w->m->pushed, (SHARE_SENDS / 201 + SHARE_BYTES) / n,
+                    (SHARE_SENDS / 201 + SHARE_BYTES) / n + 1);
+    u.w->sessions = 0;
+    script_play(&peers[0], &u);
+    assert_int_equal(u.w->m->pushed, 1000);
+    expect_books(0, 0);
+}
+
 /* The reserve holds the longest message there may be, and nothing but bodies on their way. */
 static void reserve_is_for_bodies_only(void **state)
 {
@@ -965,6 +995,134 @@ static void kick_lets_waiting_messages_go_first(void **state)
     expect_books(0, 0);
 }
 
+/* ===== Pushers that are slow, or many ===== */
+
+#define ASK "GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n"
+#define ASK_LAST "GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+
+/* A pusher whose answers wait for it: its connection takes few bytes at a time. */
+static struct conn *slow_pusher(struct script *s, const struct piece *pieces, size_t count)
+{
+    const int size = 4096;
+    script_attach(s, &u, EXPORTWS_PUSH, pieces, count);
+    struct conn *c = &u.w->conns[u.w->pushers_at];
+    while (c->state != CONN_PUSH) c++;
+    assert_int_equal(setsockopt(c->fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size), 0);
+    assert_int_equal(script_send(s), 1);
+    unit_settle(&u);
+    assert_int_not_equal(c->queued, 0);
+    return c;
+}
+
+static size_t answers_in(const struct script *s)
+{
+    size_t n = 0;
+    for (size_t i = 0; i + 13 <= s->got_size; i++) n += memcmp(s->got + i, "HTTP/1.1 200 ", 13) == 0;
+    return n;
+}
+
+/* Who has said its last may still take its time to read. */
+static void last_answers_wait_for_who_reads_them(void **state)
+{
+    static const struct piece pieces[] = {PIECE(ASK ASK ASK ASK ASK_LAST)};
+    (void)state;
+    struct conn *c = slow_pusher(&peers[0], pieces, 1);
+    assert_int_equal(c->state, CONN_LINGER);
+    assert_int_equal(shutdown(peers[0].fd, SHUT_WR), 0);
+    for (unsigned reads = 0; c->queued > 0; reads++) {
+        assert_in_range(reads, 0, 20);
+        clock_advance(u.o.write_timeout_ms - 1);
+        unit_settle(&u);
+        script_read(&peers[0]);
+        unit_settle(&u);
+    }
+    script_play(&peers[0], &u);
+    assert_int_equal(answers_in(&peers[0]), 5);
+    assert_int_equal(peers[0].ended, 1);
+    assert_int_equal(c->state, CONN_FREE);
+    expect_books(0, 0);
+}
+
+static void last_answers_do_not_wait_for_ever(void **state)
+{
+    static const struct piece pieces[] = {PIECE(ASK ASK ASK ASK ASK_LAST)};
+    (void)state;
+    struct conn *c = slow_pusher(&peers[0], pieces, 1);
+    clock_advance(u.o.write_timeout_ms - 1);
+    unit_settle(&u);
+    assert_int_equal(c->state, CONN_LINGER);
+    clock_advance(1);
+    unit_settle(&u);
+    assert_int_equal(c->state, CONN_FREE);
+    expect_books(0, 0);
+}
+
+/* Behind answers that had to wait: a head, or a body, has its deadline, and a pusher at rest has the
+ * longer one. */
+static void answers_that_waited_leave_the_deadline_as_it_is(void **state)
+{
+    static const struct {
+        struct piece piece;
+        unsigned timer;
+    } rows[] = {
+        {PIECE(ASK ASK ASK ASK), TIMER_IDLE},
+        {PIECE(ASK ASK ASK ASK "GET /onl"), TIMER_HEAD},
+        {PIECE(ASK ASK ASK ASK "POST /app/ws/export-task/abc HTTP/1.1\r\n"
+               "Host: h\r\nContent-Length: 5\r\n\r\n"), TIMER_HEAD},
+    };
+    (void)state;
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        const struct conn *c = slow_pusher(&peers[i], &rows[i].piece, 1);
+        assert_int_equal(c->timer, TIMER_WRITE);
+        script_play(&peers[i], &u);
+        assert_int_equal(answers_in(&peers[i]), 4);
+        assert_int_equal(c->timer, rows[i].timer);
+        script_close(&peers[i]);
+        unit_settle(&u);
+    }
+    expect_books(0, 0);
+}
+
+/* With a secret, who has not shown it keeps nobody out. */
+static void strangers_at_the_push_door_give_way(void **state)
+{
+    static const struct piece ask[] = {PIECE("GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")},
+                              wrong[] = {PIECE("GET /online HTTP/1.1\r\nHost: h\r\n\r\n")},
+                              right[] = {PIECE("GET /online HTTP/1.1\r\nHost: h\r\n"
+                                               "Authorization: Bearer secret\r\n\r\n")};
+    static struct script late;
+    const struct sockaddr from = {.sa_family = AF_UNIX};
+    (void)state;
+    unit_end(&u);
+    small_options();
+    u.o.pushers = 3, u.o.push_secret = "secret";
+    unit_start(&u);
+    script_attach(&peers[0], &u, EXPORTWS_PUSH, right, 1), script_play(&peers[0], &u);
+    script_attach(&peers[1], &u, EXPORTWS_PUSH, ask, 1), script_play(&peers[1], &u);
+    script_attach(&peers[2], &u, EXPORTWS_PUSH, wrong, 1), script_play(&peers[2], &u);
+    script_attach(&peers[3], &u, EXPORTWS_PUSH, right, 1); /* the one at rest for longest goes */
+    script_play(&peers[3], &u), script_play(&peers[1], &u);
+    assert_int_equal(answers_in(&peers[3]), 1);
+    assert_int_equal(peers[1].ended, 1);
+    script_close(&peers[1]);
+    script_attach(&peers[1], &u, EXPORTWS_PUSH, NULL, 0); /* silent so far */
+    script_play(&peers[1], &u), script_play(&peers[2], &u);
+    assert_int_equal(peers[2].ended, 1);
+    script_close(&peers[2]);
+    script_attach(&peers[2], &u, EXPORTWS_CLIENTS, NULL, 0); /* at the other door: stays */
+    int fd = script_open(&late, NULL, 0);
+    peers[1].pieces = right, peers[1].count = 1;
+    assert_int_equal(script_send(&peers[1]), 1); /* it shows the secret at the last moment */
+    pusher_accept(u.w, fd, &from);
+    script_play(&peers[1], &u), script_play(&late, &u);
+    assert_int_equal(answers_in(&peers[1]), 1);
+    assert_memory_equal(late.got, "HTTP/1.1 503 ", 13); /* nobody is a stranger any more */
+    script_close(&late);
+    assert_int_equal(u.w->pushers, 3);
+    assert_int_equal(u.w->handshakes, 1);
+    expect_books(0, 0);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, small_start, small_end)
 
 int main(void)
@@ -994,7 +1152,12 @@ int main(void)
         TEST(full_buffer_refuses_and_keeps_nothing_of_it),
         TEST(message_larger_than_the_buffer_is_refused_whole),
         TEST(full_buffer_does_not_stop_a_body_on_its_way),
+        TEST(batch_of_broadcasts_is_served_in_shares),
         TEST(reserve_is_for_bodies_only),
+        TEST(last_answers_wait_for_who_reads_them),
+        TEST(last_answers_do_not_wait_for_ever),
+        TEST(answers_that_waited_leave_the_deadline_as_it_is),
+        TEST(strangers_at_the_push_door_give_way),
         TEST(ids_start_from_the_clock_and_only_grow),
         TEST(broadcast_is_kept_once_for_all_that_wait),
         TEST(waiting_messages_of_all_kinds_keep_their_order),

@@ -325,7 +325,7 @@ help:
 	@echo 'make symbols    what the library object exports and needs; make size: how big it is'
 	@echo 'make lint       gcc -fanalyzer, clang --analyze, clang-tidy, cppcheck'
 	@echo 'make verify     all of these that need tools, two lanes at a time: ten minutes'
-	@echo 'make prove      Frama-C shows that frames, UTF-8 and chunks have no undefined step: minutes'
+	@echo 'make prove      Frama-C shows that what reads bytes from outside has no undefined step'
 	@echo 'make cover      the share of lines and branches that the tests reach: fails below 100 %'
 	@echo 'Set CC, CFLAGS, CPPFLAGS, LDFLAGS, LDLIBS, PREFIX and DESTDIR as you need.'
 

@@ -1,13 +1,13 @@
-/* What test/prove.sh has Frama-C's EVA look at: for each subject a function prove_SUBJECT that calls
- * the functions of exportws.c with every input up to a size.
+/* What test/prove.sh has Frama-C's EVA look at: for each subject a function prove_SUBJECT that
+ * calls the functions of exportws.c with every input up to a size.
  *
- * EVA does not run the code on some values but follows all of them at a time, and complains of any
- * step for which it can't rule out that it is undefined: an access outside an object or of bytes
- * that were never set, signed overflow, a shift too far, a division by 0, a call of a library
+ * EVA does not run the code on some values but follows all of them at a time, and complains of
+ * any step for which it can't rule out that it is undefined: an access outside an object or of
+ * bytes that were never set, signed overflow, a shift too far, a division by 0, a call of a library
  * function that breaks what that asks for. So the content of a buffer is "any bytes", and numbers
- * are "any of that range". It knows few relations between two unknown numbers, though. So a length is
- * a number that a loop counts, and every buffer is an object of just that size: one byte too far in
- * either direction is a complaint. */
+ * are "any of that range". It knows few relations between two unknown numbers, though. So a length
+ * is a number that a loop counts, and every buffer is an object of just that size: one byte too far
+ * in either direction is a complaint. */
 #include <__fc_machdep.h>
 
 /* Of this machine's size_t Frama-C's libc says another name than Frama-C itself. */
@@ -32,8 +32,8 @@ static void *copy(void *to, const void *from, size_t n)
 #define memcpy copy
 #include "../exportws.c"
 
-/* An object of n bytes, any bytes. It is a weak one, as EVA calls it: what a test has shown of a byte
- * is not kept in mind, or each way through a loop would be a state of its own. */
+/* An object of n bytes, any bytes. It is a weak one, as EVA calls it: what a test has shown of a
+ * byte is not kept in mind, or each way through a loop would be a state of its own. */
 static uint8_t *any_bytes(size_t n)
 {
     //@ eva_allocate fresh_weak;
@@ -114,7 +114,7 @@ void prove_utf8(void)
 
 /* ===== Digests, base64 ===== */
 
-enum { DIGEST_SIZE = 66, KEY_SIZE = 66, TEXT_SIZE = 10, BASE64_SIZE = 64 };
+enum { DIGEST_SIZE = 66, KEY_SIZE = 66, TEXT_SIZE = 4, BASE64_SIZE = 64 };
 
 static void digest(const struct sha *kind, size_t n)
 {
@@ -143,7 +143,6 @@ static void base64(size_t n)
     uint8_t *p = any_bytes(n);
     char *out = malloc((n + 2) / 3 * 4);
     base64_encode(p, n, out);
-    key_valid(p, n);
     free(p), free(out);
 }
 
@@ -155,9 +154,7 @@ void prove_digest(void)
     for (size_t n = 0; n <= DIGEST_SIZE; n++) digest(&sha1, n), digest(&sha256, n);
     digest_in_place(&sha1), digest_in_place(&sha256);
     //@ loop unroll 1000;
-    for (size_t n = 0; n <= KEY_SIZE; n++) mac(n, 8);
-    //@ loop unroll 1000;
-    for (size_t n = 0; n <= TEXT_SIZE; n++) mac(8, n);
+    for (size_t n = 0; n <= TEXT_SIZE; n++) mac(n, 8), mac(8, n), mac(KEY_SIZE - n, 8);
     //@ loop unroll 1000;
     for (size_t n = 0; n <= BASE64_SIZE; n++) base64(n);
     key_accept(key, accept);

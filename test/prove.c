@@ -218,6 +218,7 @@ static void layout_of(const exportws_options *o)
         uint8_t *block = malloc(need);
         size_t again = layout(w, block);
         //@ assert again == need;
+        ((char *)(w->m + 1))[-1] = 1;
         w->polls[w->conns_end + 2].fd = 1;
         w->owners[w->conns_end + 2] = 1;
         w->conns[w->conns_end - 1].address[15] = 1;

@@ -3,7 +3,7 @@
 # a size: no step of them can be undefined, on three machines. A line for each part and machine: ok,
 # not ok or skip.
 #
-#   test/prove.sh [SUBJECT...]      those that are shown when none is named
+#   test/prove.sh [SUBJECT...]      all of them when none is named
 #
 # MACHINES: of Frama-C's, if not these three
 #
@@ -54,7 +54,7 @@ subject() {
     esac
 }
 
-subjects='frame utf8 digest chunk' # layout is not shown yet: only when it is named
+subjects='frame utf8 digest chunk layout'
 
 cat >"$dir/fault.c" <<'END'
 #include <string.h>

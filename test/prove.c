@@ -29,7 +29,19 @@ static void *copy(void *to, const void *from, size_t n)
     return n > 0 ? memcpy(to, from, n) : to;
 }
 
+/* What memchr() does (C11, 7.24.5.1): of its own EVA does not know how what it returns and n go
+ * together. */
+static void *find(const void *s, int c, size_t n)
+{
+    const uint8_t *p = s;
+    //@ assert \object_pointer((char *)s);
+    for (size_t i = 0; i < n; i++)
+        if (p[i] == (uint8_t)c) return (void *)(p + i);
+    return NULL;
+}
+
 #define memcpy copy
+#define memchr find
 #include "../exportws.c"
 
 /* An object of n bytes, any bytes. It is a weak one, as EVA calls it: what a test has shown of a
@@ -274,4 +286,240 @@ void prove_layout(void)
     }
     layout_of(&least);
     layout_of(&most);
+}
+
+/* ===== HTTP head ===== */
+
+/* Piece by piece: each function is called with every size of what it is handed, and those that it
+ * calls and that have a contract here (-eva-use-spec) are taken at their word. The contract is held
+ * against them where they are the subject themselves; but for what they assign: that EVA does not
+ * check, it is read off them. */
+
+/*@ requires \initialized(p + (0 .. n - 1)) && (n == 0 || \valid_read(p + (0 .. n - 1)));
+    assigns \result \from indirect: n, indirect: p[0 .. n - 1];
+    ensures 0 <= \result <= 255; */
+static unsigned http_list_flags(const uint8_t *p, size_t n);
+
+/*@ requires \initialized(p + (0 .. n - 1)) && (n == 0 || \valid_read(p + (0 .. n - 1)));
+    assigns \result \from indirect: n, indirect: p[0 .. n - 1];
+    ensures 0 <= \result <= 255; */
+static unsigned http_list_ids(const uint8_t *p, size_t n);
+
+/*@ requires \initialized(p + (0 .. n - 1)) && (n == 0 || \valid_read(p + (0 .. n - 1)));
+    assigns \result \from indirect: n, indirect: p[0 .. n - 1];
+    ensures 0 <= \result <= 1; */
+static int host_valid(const uint8_t *p, size_t n);
+
+/*@ requires n > 0 && \valid_read(p + (0 .. n - 1)) && \initialized(p + (0 .. n - 1));
+    requires method_size > 0 && \valid_read(method + (0 .. method_size - 1));
+    assigns \result \from indirect: n, indirect: p[0 .. n - 1];
+    ensures 0 <= \result <= 1; */
+static int target_valid(const uint8_t *p, size_t n, const uint8_t *method, size_t method_size);
+
+/* What stands in the head at value.at is what p points to: all objects here are a whole head. */
+/*@ requires \valid(h) && field < FIELDS;
+    requires value.size == 0 || \valid_read(p + (0 .. value.size - 1));
+    requires \initialized(p + (0 .. value.size - 1));
+    requires value.at == \offset((char *)p);
+    assigns \result, h->flags, h->seen, h->host, h->origin, h->key, h->authorization, h->forwarded,
+        h->length \from indirect: value, indirect: p[0 .. value.size - 1];
+    ensures -501 <= \result <= 0; */
+static int head_note(struct head *h, unsigned field, struct span value, const uint8_t *p);
+
+/*@ requires \valid(h) && n > 0 && \valid_read(p + (0 .. n - 1)) && \initialized(p + (0 .. n - 1));
+    requires at == \offset((char *)p);
+    assigns \result, h->flags, h->seen, h->host, h->origin, h->key, h->authorization, h->forwarded,
+        h->length \from indirect: at, indirect: p[0 .. n - 1];
+    ensures -501 <= \result <= 0; */
+static int head_field_line(struct head *h, const uint8_t *p, size_t n, size_t at);
+
+/*@ requires \valid(h) && n > 0 && \valid_read(p + (0 .. n - 1)) && \initialized(p + (0 .. n - 1));
+    requires at == \offset((char *)p);
+    assigns \result, h->method, h->verb, h->target, h->minor, h->begun
+        \from indirect: at, indirect: p[0 .. n - 1];
+    ensures -400 <= \result <= 0;
+    ensures h->begun <= 1; */
+static int head_request_line(struct head *h, const uint8_t *p, size_t n, size_t at);
+
+/* The target that it looks at is what head_request_line() has set with h->begun: in the head. */
+/*@ requires \valid(h) && h->begun == 1;
+    assigns \result, h->host \from indirect: *h, indirect: p[0 ..];
+    ensures -400 <= \result <= 0; */
+static int head_check(struct head *h, const uint8_t *p);
+
+enum { RUN_SIZE = 48, LIST_SIZE = 12, HOST_SIZE = 12, TARGET_SIZE = 32, NOTE_SIZE = 24,
+       FIELD_SIZE = 32, REQUEST_SIZE = 32, HEAD_SIZE = 10, LONG_SIZE = 5 };
+
+/* Runs, numbers, keys. */
+static void run(size_t n)
+{
+    uint8_t *p = any_bytes(n);
+    uint64_t value;
+    ascii_run(p, n, ' ', 1), ascii_run(p, n, '!', 0);
+    ascii_span(http_tchars, p, n);
+    decimal_parse(p, n, &value);
+    key_valid(p, n);
+    free(p);
+}
+
+void prove_run(void)
+{
+    //@ loop unroll 1000;
+    for (size_t n = 0; n <= RUN_SIZE; n++) run(n);
+}
+
+/* Lists: their members one by one, and whole. */
+static void list_next(size_t n)
+{
+    uint8_t *p = any_bytes(n);
+    const uint8_t *list = p, *member;
+    size_t left = n, size;
+    if (http_list_next(&list, &left, &member, &size)) {
+        //@ assert \offset((char *)list) + left == n;
+        //@ assert \offset((char *)member) + size <= n;
+    }
+    free(p);
+}
+
+static void list(size_t n)
+{
+    uint8_t *p = any_bytes(n);
+    http_list_flags(p, n), http_list_ids(p, n);
+    free(p);
+}
+
+void prove_list(void)
+{
+    //@ loop unroll 1000;
+    for (size_t n = 0; n <= LIST_SIZE; n++) list_next(n), list(n);
+}
+
+static void host(size_t n)
+{
+    uint8_t *p = any_bytes(n);
+    host_valid(p, n);
+    free(p);
+}
+
+void prove_host(void)
+{
+    //@ loop unroll 1000;
+    for (size_t n = 0; n <= HOST_SIZE; n++) host(n);
+}
+
+/* Targets, and what is taken from them: the authority of one that stands anywhere, a token. */
+static void target(size_t n)
+{
+    uint8_t *p = any_bytes(n), *method = any_bytes(7);
+    target_valid(p, n, method, 7);
+    free(p), free(method);
+}
+
+static void check(size_t at, size_t n)
+{
+    struct head h = {0};
+    uint8_t *p = any_bytes(at + n);
+    h.begun = 1;
+    h.minor = any_byte() & 1;
+    h.seen = (uint16_t)any_number(0, UINT16_MAX);
+    h.flags = (uint16_t)any_number(0, UINT16_MAX);
+    h.target = (struct span){(uint16_t)at, (uint16_t)n};
+    head_check(&h, p);
+    free(p);
+}
+
+static void token(size_t n, size_t size)
+{
+    uint8_t *p = any_bytes(n), *out = malloc(size);
+    token_decode(p, n, out, size);
+    free(p), free(out);
+}
+
+void prove_target(void)
+{
+    //@ loop unroll 1000;
+    for (size_t n = 1; n <= TARGET_SIZE; n++) target(n), check(0, n), check(4, n);
+    //@ loop unroll 1000;
+    for (size_t n = 0; n <= TARGET_SIZE; n++) token(n, n), token(n, 4);
+}
+
+/* The request line. */
+static void request(size_t n)
+{
+    struct head h = {0};
+    uint8_t *p = any_bytes(n);
+    if (head_request_line(&h, p, n, 0) == 0) {
+        //@ assert h.begun == 1;
+        //@ assert h.method.at + h.method.size <= n;
+        //@ assert 0 < h.target.size && h.target.at + h.target.size <= n;
+    }
+    free(p);
+}
+
+void prove_request(void)
+{
+    //@ loop unroll 1000;
+    for (size_t n = 1; n <= REQUEST_SIZE; n++) request(n);
+}
+
+/* A field's value; a field line. */
+static void note(unsigned field, size_t n)
+{
+    struct head h = {0};
+    uint8_t *p = any_bytes(n);
+    h.seen = (uint16_t)any_number(0, UINT16_MAX);
+    head_note(&h, field, (struct span){0, (uint16_t)n}, p);
+    free(p);
+}
+
+void prove_note(void)
+{
+    //@ loop unroll 1000;
+    for (unsigned field = 0; field < FIELDS; field++)
+        //@ loop unroll 1000;
+        for (size_t n = 0; n <= NOTE_SIZE; n++) note(field, n);
+}
+
+static void field_line(size_t n)
+{
+    struct head h = {0};
+    uint8_t *p = any_bytes(n);
+    head_field_line(&h, p, n, 0);
+    free(p);
+}
+
+void prove_field(void)
+{
+    //@ loop unroll 1000;
+    for (size_t n = 1; n <= FIELD_SIZE; n++) field_line(n);
+}
+
+/* The head, from every place where it may have stopped. */
+static void head(size_t n, size_t line, size_t scan)
+{
+    struct head h = {0};
+    uint8_t *p = any_bytes(n);
+    h.begun = any_byte() & 1;
+    h.line = (uint16_t)line;
+    h.scan = (uint16_t)scan;
+    int used = head_parse(&h, p, n);
+    //@ assert -501 <= used <= n;
+    //@ assert h.line <= n && h.scan <= n;
+    free(p);
+}
+
+/* At its start, and where it comes to be too long. */
+void prove_head(void)
+{
+    //@ loop unroll 1000;
+    for (size_t n = 0; n <= HEAD_SIZE; n++)
+        //@ loop unroll 1000;
+        for (size_t scan = 0; scan <= n; scan++)
+            //@ loop unroll 1000;
+            for (size_t line = 0; line <= scan; line++) head(n, line, scan);
+    //@ loop unroll 1000;
+    for (size_t n = HEAD_MAX - 1; n <= HEAD_MAX + 1; n++)
+        //@ loop unroll 1000;
+        for (size_t scan = HEAD_MAX - LONG_SIZE; scan < HEAD_MAX; scan++)
+            head(n, HEAD_MAX - LONG_SIZE, scan);
 }

@@ -25,16 +25,31 @@ mkdir -p "$dir" || exit 1
 
 trap 'for one in $looks; do kill "${one#*:}" 2>/dev/null; done; exit 1' HUP INT TERM
 
-# Sets what is looked for: options of EVA, functions of which every statement has to be reached, and
-# alarms that are argued, as FUNCTION:KIND. The options say where EVA keeps states apart: slevel how
-# many of them, split-return those that a function returns with.
+# Sets what is looked for: options of EVA; functions of which every statement has to be reached;
+# those that are taken at the word of their contract in test/prove.c, each of them a subject itself;
+# alarms that are argued, as FUNCTION:KIND.
+#
+# Without `split` a function's ways are one to EVA where they meet; with slevel it keeps so many
+# apart, with split-return those that a function returns with. Without `tests` what a condition has
+# shown of a byte is forgotten at the next one.
+#
+# differing_blocks   that the two ends of a subtraction are in one object. They are: one is what
+#                    memchr() has found in what begins at the other, or some bytes on from there.
+#                    That it is not NULL is asked before, or it has led to no field. EVA can't say
+#                    so: it calls a weak object (any_bytes in test/prove.c) what may be several.
+# postcondition      of a function that is taken at its word: shown where it is the subject
 subject() {
-    argued=
-    options='-eva-slevel 200'
+    argued='' taken='' options='-eva-slevel 200'
+    tests='-eva-domains symbolic-locations'
+    split="-eva-slevel 100000 $tests"
+    for one in find http_trim http_list_next ascii_span ascii_run host_size target_authority \
+        head_request_line head_scan; do
+        split="$split -eva-split-return-function $one:full"
+    done
     case $1 in
     fault) functions=reached ;;
     frame)
-        options='-eva-slevel 200 -eva-split-return-function frame_decode:full'
+        options="$options -eva-split-return-function frame_decode:full"
         functions='frame_decode frame_head_size frame_encode frame_unmask close_code_valid
             store_be' ;;
     utf8)
@@ -48,13 +63,52 @@ subject() {
         functions='chunk_blank_byte chunk_size_byte chunk_step chunk_feed hex_value http_tchar
             http_text' ;;
     layout) functions='arena_take power_of_two layout_inputs layout' ;;
+    run)
+        options="-eva-slevel 100000 $tests"
+        functions='ascii_run ascii_span decimal_parse key_valid' ;;
+    list)
+        options=$split
+        argued=http_list_next:differing_blocks
+        functions='http_trim http_blank http_list_next http_list_flags http_list_ids ascii_equal
+            ascii_same ascii_lower' ;;
+    host)
+        options=$split
+        argued=host_size:differing_blocks
+        functions='host_size host_valid hex_value ascii_digit' ;;
+    target)
+        options=$split
+        taken=host_valid
+        argued=host_size:differing_blocks
+        functions='target_authority target_valid head_check token_decode' ;;
+    request)
+        options=$split
+        taken=target_valid
+        functions='head_request_line method_verb' ;;
+    note)
+        options=$split
+        taken='http_list_flags http_list_ids host_valid'
+        argued=head_note:differing_blocks
+        functions=head_note ;;
+    field)
+        options=$split
+        taken=head_note
+        argued=head_field_line:differing_blocks
+        functions=head_field_line ;;
+    head)
+        options=$split
+        taken='head_field_line head_request_line head_check'
+        functions='head_scan head_parse' ;;
     *)
         echo "prove: $1 is none of $subjects" >&2
         exit 2 ;;
     esac
+    for one in $taken; do
+        options="$options -eva-use-spec $one"
+        argued="$argued $one:postcondition"
+    done
 }
 
-subjects='frame utf8 digest chunk layout'
+subjects='frame utf8 digest chunk layout run list host target request note field head'
 
 cat >"$dir/fault.c" <<'END'
 #include <string.h>

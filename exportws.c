@@ -497,11 +497,18 @@ static int utf8_feed(struct utf8 *u, const uint8_t *p, size_t n)
 {
     size_t i = 0;
     while (i < n) {
-        uint64_t eight;
-        if (u->need == 0 && n - i >= sizeof eight) {
-            memcpy(&eight, p + i, sizeof eight);
-            if ((eight & 0x8080808080808080) == 0) {
-                i += sizeof eight;
+        uint64_t words[4];
+        if (u->need == 0 && n - i >= sizeof words) {
+            memcpy(words, p + i, sizeof words);
+            if (((words[0] | words[1] | words[2] | words[3]) & 0x8080808080808080) == 0) {
+                i += sizeof words;
+                continue;
+            }
+        }
+        if (u->need == 0 && n - i >= sizeof *words) {
+            memcpy(words, p + i, sizeof *words);
+            if ((words[0] & 0x8080808080808080) == 0) {
+                i += sizeof *words;
                 continue;
             }
         }
@@ -1036,19 +1043,27 @@ static size_t frame_encode(uint8_t *out, unsigned opcode, uint64_t size)
 }
 
 /* Unmasks src[0..n) into dst, which may be the same or stand before src; phase is how many bytes of
- * the payload came before. Eight bytes a step: each is read before what it overlaps is written. */
+ * the payload came before. 32 bytes a step: each is read before what it overlaps is written. */
 static void frame_unmask(uint8_t *dst, const uint8_t *src, size_t n, const uint8_t mask[4],
                          uint64_t phase)
 {
     uint8_t turned[8];
-    uint64_t key, word;
+    uint64_t key, word, next;
     size_t i = 0;
     for (unsigned k = 0; k < 8; k++) turned[k] = mask[(phase + k) & 3];
     memcpy(&key, turned, sizeof key);
-    for (; n - i >= sizeof word; i += sizeof word) {
+    for (; n - i >= 2 * sizeof word; i += 2 * sizeof word) {
+        memcpy(&word, src + i, sizeof word);
+        memcpy(&next, src + i + sizeof word, sizeof word);
+        word ^= key, next ^= key;
+        memcpy(dst + i, &word, sizeof word);
+        memcpy(dst + i + sizeof word, &next, sizeof word);
+    }
+    if (n - i >= sizeof word) {
         memcpy(&word, src + i, sizeof word);
         word ^= key;
         memcpy(dst + i, &word, sizeof word);
+        i += sizeof word;
     }
     for (; i < n; i++) dst[i] = src[i] ^ turned[i & 7];
 }

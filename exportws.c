@@ -101,8 +101,8 @@ enum {
     LOOK_TURNS = 16,         /* but in one of so many */
     COOL_MS = 100,          /* a session that has not spoken so long goes cold */
     ACCEPT_RETRY_MS = 1000, /* out of descriptors: when to look again if none of ours was freed */
-    SHARE_BYTES = 1024,     /* of a pusher so much is read in a turn, or, where there are few */
-    SHARE_SENDS = 1U << 22, /* sessions, so much for all of them */
+    STRANGER_MS = 1000,     /* so long a pusher has time to show the secret in any case */
+    TURN_SENDS = 16384,     /* after so many to sessions what else pushers ask for waits a turn */
     LINE_MAX_BYTES = 400,   /* a log line */
     RESPONSE_MAX = 512      /* a response without its page */
 };
@@ -1130,7 +1130,8 @@ struct conn {
     uint32_t own,
         all; /* the next waiting of its token and of those for all; what follows those waits, too */
     struct chain out;                /* waiting for it alone */
-    uint32_t token, next, prev;      /* its token's record; a ring of its sessions, oldest first */
+    uint32_t token, next, prev;      /* its token's record; a ring of its sessions, oldest first;
+                                        prev: of a pusher and of who is closing, since when */
     uint32_t at;                     /* in the poll set */
     uint32_t timer_next, timer_prev; /* timer_next: the free list, too */
     uint8_t input;                   /* 1 + the input buffer it holds, or 0 */
@@ -1275,6 +1276,8 @@ struct exportws {
     uint8_t lively, unswept; /* something hot was ready in the last turn; turns since a sweep */
     uint8_t knocked, crowded; /* 1 << door: somebody waits there; did in the turn before */
     uint8_t key[16];
+    uint8_t pushes_left;     /* a pusher's input has more for the next turn */
+    uint32_t sends;          /* to sessions in this turn, that pushers and posts asked for */
     struct ring ring;
 
     uint32_t *owners;
@@ -2594,13 +2597,17 @@ static int session_control(struct exportws *w, struct conn *c, unsigned opcode, 
     return conn_send(w, c, frame, head + n, control_share(w));
 }
 
-/* What waits for one that has left is lost with it: that is what closed it, after all. */
-static void session_told_slow(struct exportws *w, struct conn *c)
+/* A session that has left gets no close frame. What still waited for it is lost then, and it was too
+ * slow to take that. */
+static void session_cut(struct exportws *w, struct conn *c)
 {
-    w->m->closed[c->reason]--;
-    w->m->closed[EXPORTWS_BY_SLOW]++;
-    c->reason = EXPORTWS_BY_SLOW;
     c->code = 1006;
+    if (c->queued > 0 && !(c->flags & CONN_ABRUPT)) {
+        w->m->closed[c->reason]--;
+        w->m->closed[EXPORTWS_BY_SLOW]++;
+        c->reason = EXPORTWS_BY_SLOW;
+    }
+    session_lost(w, c, c->reason);
 }
 
 /* Sends a close frame behind what waits; the connection goes on to `state`. */
@@ -2612,8 +2619,7 @@ static void session_send_close(struct exportws *w, struct conn *c, unsigned stat
     store_be(payload, 2, code);
     if (n > 2) memcpy(payload + 2, why, n - 2);
     if (session_control(w, c, OP_CLOSE, payload, n) < 0) {
-        if (c->queued > 0 && !(c->flags & CONN_ABRUPT)) session_told_slow(w, c);
-        session_lost(w, c, c->reason);
+        session_cut(w, c);
         return;
     }
     c->flags |= CONN_LAST;
@@ -2962,6 +2968,7 @@ static int pushed_deliver(struct exportws *w, struct pushed *p)
     p->id = w->next_id++;
     if (p->size > 0) memmove(payload, p->data, p->size);
     p->data = payload;
+    w->sends += p->name ? 1 : w->sessions;
     struct line l;
     int reached = p->name ? pushed_to_token(w, p) : pushed_to_all(w, p);
     int told = pushed_line(w, &l, p, reached); /* a draft's name goes with it, at the next line */
@@ -3057,12 +3064,11 @@ static void input_keep(struct exportws *w, struct conn *c)
     memcpy(data, from->data, from->used);
 }
 
-/* Reads once, at most so many bytes. Returns bytes read; 0: nothing there; -1: the end; -2: an
- * error. */
+/* Reads once. Returns bytes read; 0: nothing there; -1: the end; -2: an error. */
 static ptrdiff_t input_receive(struct exportws *w, const struct conn *c, struct input *in,
-                               size_t most, int flags)
+                               int flags)
 {
-    ssize_t n = recv(c->fd, in->data + in->used, smaller(most, in->size - in->used), flags);
+    ssize_t n = recv(c->fd, in->data + in->used, in->size - in->used, flags);
     if (n > 0) in->used += (size_t)n;
     if (n > 0 && !(flags & MSG_PEEK)) w->m->bytes_received += (uint64_t)n;
     if (n >= 0) return n > 0 ? n : -1;
@@ -4048,11 +4054,12 @@ static void push_request(struct exportws *w, struct conn *c, struct input *in, c
     q->close = (h->flags & HEAD_CLOSE) || h->minor == 0 || body; /* push_post knows better */
     target_split(p, h, &path, &query);
     while (page < 3 && strcmp(path, known[page].path) != 0) page++;
-    int allowed = page == 0 || push_allowed(w, h, p);
-    if (page != 0 && allowed) c->flags |= CONN_KNOWN;
-    if (!allowed) {
+    if (page != 0 && !push_allowed(w, h, p)) {
         push_refuse(w, c, 401, NULL, "Authorization: Bearer SECRET is needed");
-    } else if (page == 3) {
+        return;
+    }
+    if (page != 0) c->flags |= CONN_KNOWN;
+    if (page == 3) {
         push_path(w, c, in, h, path, query);
     } else if (h->verb != VERB_GET) {
         push_refuse(w, c, 405, "\r\nAllow: GET", "only GET is known here");
@@ -4096,17 +4103,22 @@ static int push_step(struct exportws *w, struct conn *c, struct input *in)
         push_request(w, c, in, &in->head, p);
     } else {
         q->close = 1;
+        q->verb = in->head.verb; /* as far as it was read */
         push_refuse(w, c, -head, NULL, head_why(-head));
     }
     memset(&in->head, 0, sizeof in->head); /* the next request's */
     return head > 0;
 }
 
-/* Serves all whole requests in the input; what they came to goes out in one piece. */
+/* Serves all whole requests in the input, or, when the turn has seen enough sends, one; what they
+ * came to goes out in one piece. */
 static void push_feed(struct exportws *w, struct conn *c, struct input *in)
 {
     int steps = 0;
-    while (c->state == CONN_PUSH && push_step(w, c, in) > 0) steps++;
+    while (c->state == CONN_PUSH && (steps == 0 || w->sends < TURN_SENDS) &&
+           push_step(w, c, in) > 0)
+        steps++;
+    if (steps > 0 && w->sends >= TURN_SENDS) w->pushes_left = 1;
     answers_flush(w, c);
     if (c->state == CONN_DEAD) return;
     if (c->state == CONN_PUSH) {
@@ -4594,14 +4606,6 @@ static void session_alive(struct exportws *w, struct conn *c)
     if (c->state == CONN_OPEN && c->timer != TIMER_WRITE) timer_set(w, c, TIMER_PING);
 }
 
-/* How much of a pusher is read in a turn: each few bytes of it may be a message for all sessions, and
- * the others wait meanwhile. A body that is coming is one message. */
-static size_t push_share(const struct exportws *w, const struct conn *c)
-{
-    const struct push *q = push_of(w, c);
-    return larger(SHARE_BYTES, SHARE_SENDS / (w->sessions + 1)) + (size_t)(q->left + q->chunk.left);
-}
-
 /* Reads a connection once and serves what is whole. */
 static void conn_read(struct exportws *w, struct conn *c)
 {
@@ -4611,8 +4615,7 @@ static void conn_read(struct exportws *w, struct conn *c)
     int none = w->free_inputs == 0 || (heads && w->input_bytes < HEAD_MAX);
     int peek = c->input == 0 && none && !linger;
     if (c->input == 0) input_reset(in, NONE, w->now_ms);
-    size_t most = c->state == CONN_PUSH && !peek ? push_share(w, c) : SIZE_MAX;
-    ptrdiff_t n = input_receive(w, c, in, most, peek ? MSG_PEEK : 0);
+    ptrdiff_t n = input_receive(w, c, in, peek ? MSG_PEEK : 0);
     if (n < 0) conn_ended(w, c, n);
     if (n <= 0 || c->state == CONN_LINGER) return;
     if (!peek) session_alive(w, c);
@@ -4756,27 +4759,22 @@ static void pusher_turn_away(struct exportws *w, int fd, const struct sockaddr *
     close(fd);
 }
 
-/* Of the pushers that have not shown the secret the one that has been silent longest, or NULL. */
-static struct conn *pusher_stranger(const struct exportws *w)
-{
-    for (unsigned timer = TIMER_IDLE; timer != TIMER_NONE;
-         timer = timer == TIMER_IDLE ? TIMER_HEAD : TIMER_NONE)
-        for (uint32_t i = w->timers[timer].first; i != NONE; i = w->conns[i].timer_next)
-            if (conn_is_pusher(w, &w->conns[i]) && !(w->conns[i].flags & CONN_KNOWN))
-                return &w->conns[i];
-    return NULL;
-}
-
-/* Such a one gives way, unless it shows the secret now: who may not push keeps nobody out. */
+/* With a secret: of the pushers that have been there for a while and have not shown it the one that
+ * came first gives way. Who may not push keeps nobody out. */
 static void pusher_give_way(struct exportws *w)
 {
-    struct conn *c;
-    while ((c = pusher_stranger(w)) != NULL) {
-        conn_read(w, c);
-        if (c->flags & CONN_KNOWN) continue;
-        conn_bury(w, c);
-        return;
+    struct conn *first = NULL;
+    uint32_t oldest = STRANGER_MS;
+    for (struct conn *c = &w->conns[w->pushers_at]; c < &w->conns[w->conns_end]; c++) {
+        uint32_t age = (uint32_t)w->now_ms - c->prev;
+        if (c->state != CONN_PUSH && c->state != CONN_LINGER) continue;
+        if ((c->flags & (CONN_KNOWN | CONN_EXTRA)) || age < oldest) continue;
+        first = c, oldest = age;
     }
+    if (!first) return;
+    if (first->state == CONN_PUSH)
+        pusher_dismiss(w, first, 408, "others needed your place: the secret was not shown");
+    conn_bury(w, first);
 }
 
 /* One pusher too many is told so; a few spare slots let it read that in peace. */
@@ -4791,6 +4789,7 @@ static void pusher_accept(struct exportws *w, int fd, const struct sockaddr *fro
     struct conn *c = conn_start(w, fd, &w->free_pusher, from);
     push_reset(w, push_of(w, c));
     c->state = CONN_PUSH;
+    c->prev = (uint32_t)w->now_ms;
     if (w->pushers < w->o.pushers) {
         w->pushers++;
         conn_read(w, c);
@@ -4910,7 +4909,7 @@ static void loop_posts(struct exportws *w)
     struct line l;
     unsigned n = 0;
     if (!w->posts_left) return;
-    while (n < POSTS_A_TURN && ring_take(w, &post)) {
+    while (n < POSTS_A_TURN && w->sends < TURN_SENDS && ring_take(w, &post)) {
         const uint8_t *name = post.name_size > 0 ? w->scratch->data : NULL;
         struct pushed p = {.data = w->stage + MESSAGE_HEAD_MAX, .size = post.size, .index = NONE};
         p.kind = post.kind & KIND_MASK, p.end = (post.kind & EXPORTWS_END) != 0;
@@ -4924,7 +4923,7 @@ static void loop_posts(struct exportws *w)
         log_words(&l, "why", exportws_strerror(result));
         log_end(w, &l);
     }
-    w->posts_left = n == POSTS_A_TURN;
+    w->posts_left = n == POSTS_A_TURN || w->sends >= TURN_SENDS;
 }
 
 /* What came through the wake-up pipe: a 's' asks to stop, everything else is about posts. */
@@ -5040,7 +5039,9 @@ static int loop_dense(const struct exportws *w)
 static int loop_timeout(struct exportws *w, int timeout_ms)
 {
     uint64_t due = UINT64_MAX, wait;
-    if (w->left_first != NONE || w->posts_left || w->timers[TIMER_DEAD].first != NONE) return 0;
+    if (w->left_first != NONE || w->posts_left || w->pushes_left ||
+        w->timers[TIMER_DEAD].first != NONE)
+        return 0;
     for (unsigned timer = TIMER_HEAD; timer < TIMER_DEAD; timer++)
         if (w->timers[timer].first != NONE && w->conns[w->timers[timer].first].due_ms < due)
             due = w->conns[w->timers[timer].first].due_ms;
@@ -5151,10 +5152,31 @@ static int loop_quiet(const struct exportws *w)
     return silence_us >= 2 * cold * w->sweep_us * SWEEP_SHARE / w->swept;
 }
 
+/* Goes on with what is left of pushers' requests, as far as the turn goes. Returns how many pushers
+ * were served. */
+static int loop_pushes(struct exportws *w)
+{
+    int served = 0;
+    if (!w->pushes_left) return 0;
+    w->pushes_left = 0;
+    for (uint32_t i = 0; i < w->input_count; i++) {
+        struct input *in = &w->inputs[i];
+        struct conn *c = in->owner == NONE ? NULL : &w->conns[in->owner];
+        if (!c || c->state != CONN_PUSH) continue;
+        push_feed(w, c, in);
+        conn_input_done(w, c, in, 0);
+        served++;
+    }
+    return served;
+}
+
 /* The rest of a turn in which `events` were served. Returns how many there were in all. */
 static int loop_finish(struct exportws *w, int events)
 {
+    w->sends = 0;
+    events += loop_pushes(w);
     loop_posts(w);
+    w->sends = 0;
     events += loop_timers(w);
     loop_bury(w);
     for (unsigned i = 0; w->knocked >> i > 0; i++) {

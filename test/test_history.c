@@ -337,10 +337,13 @@ static void every_refused_message_has_an_id(void **state)
                    "a message needs Content-Length, or chunked coding");
     expect_refused(ask("POST /online HTTP/1.1\r\nHost: h\r\n\r\n", ""), 405,
                    "only GET is known here");
-    assert_int_equal(exportws_last_id(u.w), before + 5);
+    expect_refused(ask("POST /app/ws/export-task/none HTTP/1.1\r\nHost: h\r\n"
+                       "Transfer-Encoding: gzip\r\n\r\n", ""), 501,
+                   "this Transfer-Encoding is not known");
+    assert_int_equal(exportws_last_id(u.w), before + 6);
     expect_answer(ask("GET /app/ws/export-task/none HTTP/1.1\r\nHost: h\r\n\r\n", ""), 404,
                   "{\"error\":\"nobody there, and nothing held\"}\n");
-    assert_int_equal(exportws_last_id(u.w), before + 5);
+    assert_int_equal(exportws_last_id(u.w), before + 6);
     restart_with(4, 0);
     expect_refused(ask(POST("none", "3", "one"), ""), 404, "nobody there, and holding is off");
     expect_refused(ask(POST("none", "3", "o"), "ne"), 404, "nobody there, and holding is off");

@@ -28,6 +28,13 @@ static int small_start(void **state)
     return 0;
 }
 
+static size_t answers_in(const struct script *s)
+{
+    size_t n = 0;
+    for (size_t i = 0; i + 13 <= s->got_size; i++) n += memcmp(s->got + i, "HTTP/1.1 200 ", 13) == 0;
+    return n;
+}
+
 static int small_end(void **state)
 {
     (void)state;
@@ -691,33 +698,59 @@ static void full_buffer_does_not_stop_a_body_on_its_way(void **state)
     expect_books(full, held);
 }
 
-/* A batch of broadcasts is served in shares, the smaller the more sessions there are; in order, and
- * whole. */
-static void batch_of_broadcasts_is_served_in_shares(void **state)
+/* Of a batch of broadcasts a turn serves no more than it has sends for, once and once again, and of
+ * a second batch one at least; in order, and whole. */
+static void batches_of_broadcasts_are_served_in_turns(void **state)
 {
     static const char request[] =
         "POST /app/ws/export-task HTTP/1.1\r\nHost:x\r\nContent-Length:1\r\n\r\nx";
-    static char batch[1000 * (sizeof request - 1)];
+    static char batch[400 * (sizeof request - 1)];
     const size_t n = sizeof request - 1;
-    const struct piece piece = {batch, sizeof batch};
+    const struct piece piece = {batch, sizeof batch}, half = PIECE("GET /");
     (void)state;
     unit_end(&u);
     small_options();
     u.o.capacity = 200;
     unit_start(&u);
-    for (size_t i = 0; i < 1000; i++) memcpy(batch + i * n, request, n);
-    script_attach(&peers[0], &u, EXPORTWS_PUSH, &piece, 1);
+    for (size_t i = 0; i < 400; i++) memcpy(batch + i * n, request, n);
+    for (int i = 0; i < 2; i++) script_attach(&peers[i], &u, EXPORTWS_PUSH, &piece, 1);
+    script_attach(&peers[2], &u, EXPORTWS_CLIENTS, &half, 1), script_play(&peers[2], &u);
     assert_int_equal(script_send(&peers[0]), 1);
     u.w->sessions = 200;
     exportws_step(u.w, 0);
-    assert_int_equal(u.w->m->pushed, SHARE_SENDS / 201 / n);
-    u.w->sessions = 100000;
-    exportws_step(u.w, 0);
-    assert_in_range(u.w->m->pushed, (SHARE_SENDS / 201 + SHARE_BYTES) / n,
-                    (SHARE_SENDS / 201 + SHARE_BYTES) / n + 1);
+    assert_int_equal(u.w->m->pushed, 2 * (TURN_SENDS / 200 + 1));
+    assert_int_equal(loop_timeout(u.w, -1), 0);
+    assert_int_equal(script_send(&peers[1]), 1);
+    const uint64_t before = u.w->m->pushed;
+    for (int turn = 1; turn <= 3; turn++) {
+        const uint64_t most = before + (unsigned)turn * 2 * (TURN_SENDS / 200 + 2);
+        assert_true(exportws_step(u.w, 0) > 0);
+        assert_in_range(u.w->m->pushed, before + (unsigned)turn * 2, most);
+        script_read(&peers[1]);
+        assert_true(answers_in(&peers[1]) >= (size_t)turn);
+    }
     u.w->sessions = 0;
-    script_play(&peers[0], &u);
-    assert_int_equal(u.w->m->pushed, 1000);
+    script_play(&peers[0], &u), script_play(&peers[1], &u);
+    assert_int_equal(u.w->m->pushed, 800);
+    assert_int_equal(u.w->pushes_left, 0);
+    expect_books(0, 0);
+}
+
+/* The same for what threads have posted. */
+static void posts_are_served_in_turns(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(exportws_post(u.w, NULL, "x", 1, EXPORTWS_TEXT), 0);
+    u.w->sessions = TURN_SENDS;
+    exportws_step(u.w, 0);
+    assert_int_equal(u.w->m->pushed, 1);
+    assert_int_equal(loop_timeout(u.w, -1), 0);
+    exportws_step(u.w, 0);
+    assert_int_equal(u.w->m->pushed, 2);
+    u.w->sessions = 0;
+    unit_settle(&u);
+    assert_int_equal(u.w->posts_left, 0);
     expect_books(0, 0);
 }
 
@@ -995,6 +1028,18 @@ static void kick_lets_waiting_messages_go_first(void **state)
     expect_books(0, 0);
 }
 
+static void close_frame_that_fails_is_told_as_none(void **state)
+{
+    (void)state;
+    script_join(&peers[0], &u, "abc");
+    script_close(&peers[0]);
+    assert_int_equal(exportws_kick(u.w, "abc"), 1);
+    unit_settle(&u);
+    assert_non_null(strstr(unit_line(&u), " reason=ended code=1006"));
+    assert_int_equal(u.w->m->closed[EXPORTWS_BY_ENDED], 1);
+    expect_books(0, 0);
+}
+
 /* ===== Pushers that are slow, or many ===== */
 
 #define ASK "GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -1012,13 +1057,6 @@ static struct conn *slow_pusher(struct script *s, const struct piece *pieces, si
     unit_settle(&u);
     assert_int_not_equal(c->queued, 0);
     return c;
-}
-
-static size_t answers_in(const struct script *s)
-{
-    size_t n = 0;
-    for (size_t i = 0; i + 13 <= s->got_size; i++) n += memcmp(s->got + i, "HTTP/1.1 200 ", 13) == 0;
-    return n;
 }
 
 /* Who has said its last may still take its time to read. */
@@ -1083,43 +1121,46 @@ static void answers_that_waited_leave_the_deadline_as_it_is(void **state)
     expect_books(0, 0);
 }
 
-/* With a secret, who has not shown it keeps nobody out. */
+/* With a secret, who has not shown it in a second gives way, whatever he does, who came first first;
+ * nobody else does. */
 static void strangers_at_the_push_door_give_way(void **state)
 {
-    static const struct piece ask[] = {PIECE("GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")},
-                              wrong[] = {PIECE("GET /online HTTP/1.1\r\nHost: h\r\n\r\n")},
-                              right[] = {PIECE("GET /online HTTP/1.1\r\nHost: h\r\n"
-                                               "Authorization: Bearer secret\r\n\r\n")};
-    static struct script late;
-    const struct sockaddr from = {.sa_family = AF_UNIX};
+    static const struct piece half = PIECE("GET /onl"),
+                              ask = PIECE("GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"),
+                              wrong = PIECE("POST /online HTTP/1.1\r\nHost: h\r\n"
+                                            "Content-Length: 1\r\n\r\n1"),
+                              right = PIECE("GET /online HTTP/1.1\r\nHost: h\r\n"
+                                            "Authorization: Bearer secret\r\n\r\n");
+    static const struct piece *const pieces[4] = {&right, &half, &ask, &wrong};
+    static struct script late[5];
     (void)state;
     unit_end(&u);
     small_options();
-    u.o.pushers = 3, u.o.push_secret = "secret";
+    u.o.pushers = 4, u.o.push_secret = "secret";
     unit_start(&u);
-    script_attach(&peers[0], &u, EXPORTWS_PUSH, right, 1), script_play(&peers[0], &u);
-    script_attach(&peers[1], &u, EXPORTWS_PUSH, ask, 1), script_play(&peers[1], &u);
-    script_attach(&peers[2], &u, EXPORTWS_PUSH, wrong, 1), script_play(&peers[2], &u);
-    script_attach(&peers[3], &u, EXPORTWS_PUSH, right, 1); /* the one at rest for longest goes */
-    script_play(&peers[3], &u), script_play(&peers[1], &u);
-    assert_int_equal(answers_in(&peers[3]), 1);
-    assert_int_equal(peers[1].ended, 1);
-    script_close(&peers[1]);
-    script_attach(&peers[1], &u, EXPORTWS_PUSH, NULL, 0); /* silent so far */
-    script_play(&peers[1], &u), script_play(&peers[2], &u);
-    assert_int_equal(peers[2].ended, 1);
-    script_close(&peers[2]);
-    script_attach(&peers[2], &u, EXPORTWS_CLIENTS, NULL, 0); /* at the other door: stays */
-    int fd = script_open(&late, NULL, 0);
-    peers[1].pieces = right, peers[1].count = 1;
-    assert_int_equal(script_send(&peers[1]), 1); /* it shows the secret at the last moment */
-    pusher_accept(u.w, fd, &from);
-    script_play(&peers[1], &u), script_play(&late, &u);
-    assert_int_equal(answers_in(&peers[1]), 1);
-    assert_memory_equal(late.got, "HTTP/1.1 503 ", 13); /* nobody is a stranger any more */
-    script_close(&late);
-    assert_int_equal(u.w->pushers, 3);
-    assert_int_equal(u.w->handshakes, 1);
+    for (unsigned i = 0; i < 4; i++) {
+        clock_advance(i > 0 ? 10 : 0);
+        script_attach(&peers[i], &u, EXPORTWS_PUSH, pieces[i], 1);
+        script_play(&peers[i], &u);
+    }
+    clock_advance(STRANGER_MS - 21);
+    for (unsigned i = 0; i < 5; i++) { /* the first comes too early, the last finds no stranger */
+        const char *want = i > 0 && i < 4 ? "HTTP/1.1 200 " : "HTTP/1.1 503 ";
+        script_attach(&late[i], &u, EXPORTWS_PUSH, &right, 1);
+        script_play(&late[i], &u);
+        assert_memory_equal(late[i].got, want, 13);
+        for (unsigned k = 1; k < 4; k++) {
+            script_play(&peers[k], &u);
+            assert_int_equal(peers[k].ended, k == 3 || k <= i); /* k == 3: it was refused */
+        }
+        assert_int_equal(u.w->pushers, 4);
+        clock_advance(i == 0 ? 1 : 10);
+    }
+    script_play(&peers[0], &u);
+    assert_int_equal(peers[0].ended, 0);
+    assert_int_equal(u.w->waiting, 0);
+    for (unsigned i = 0; i < 5; i++) script_close(&late[i]);
+    unit_settle(&u);
     expect_books(0, 0);
 }
 
@@ -1152,8 +1193,10 @@ int main(void)
         TEST(full_buffer_refuses_and_keeps_nothing_of_it),
         TEST(message_larger_than_the_buffer_is_refused_whole),
         TEST(full_buffer_does_not_stop_a_body_on_its_way),
-        TEST(batch_of_broadcasts_is_served_in_shares),
+        TEST(batches_of_broadcasts_are_served_in_turns),
+        TEST(posts_are_served_in_turns),
         TEST(reserve_is_for_bodies_only),
+        TEST(close_frame_that_fails_is_told_as_none),
         TEST(last_answers_wait_for_who_reads_them),
         TEST(last_answers_do_not_wait_for_ever),
         TEST(answers_that_waited_leave_the_deadline_as_it_is),

@@ -5,9 +5,9 @@
 #
 # Two lanes run at a time. One has what looks at the clock: the suite under each sanitizer and under
 # gcov, the attack, a browser, the proxies. The other has what only needs a processor - the fuzzers,
-# the analysers, failing system calls, the corpus - and is nice, but for building: it gets what the
-# first leaves, which mostly waits. What a part said is printed when it has ended and stays in
-# build/verify.
+# the analysers, failing system calls, the corpus - and is nice, but for building the fuzzers: it
+# gets what the first leaves, which mostly waits. What a part said is printed when it has ended and
+# stays in build/verify.
 #
 # The last line is "N passed, N failed, N skipped" over everything: the tests of each part; a part
 # that ends badly and names no failure, or comes to no count, is one failed test more.

@@ -5174,8 +5174,8 @@ static int loop_pushes(struct exportws *w)
 static int loop_finish(struct exportws *w, int events)
 {
     w->sends = 0;
-    events += loop_pushes(w);
     loop_posts(w);
+    events += loop_pushes(w); /* last: each pusher is served one request in any case */
     w->sends = 0;
     events += loop_timers(w);
     loop_bury(w);

@@ -736,18 +736,27 @@ static void batches_of_broadcasts_are_served_in_turns(void **state)
     expect_books(0, 0);
 }
 
-/* The same for what threads have posted. */
+#define ALL "POST /app/ws/export-task HTTP/1.1\r\nHost:x\r\nContent-Length:1\r\n\r\nx"
+
+/* The same for what threads have posted; neither keeps the other waiting. */
 static void posts_are_served_in_turns(void **state)
 {
+    static const struct piece piece = PIECE(ALL ALL ALL);
     (void)state;
+    unit_end(&u);
+    small_options();
+    u.o.capacity = 200; /* with inputs for heads */
+    unit_start(&u);
+    script_attach(&peers[0], &u, EXPORTWS_PUSH, &piece, 1);
     for (int i = 0; i < 2; i++)
         assert_int_equal(exportws_post(u.w, NULL, "x", 1, EXPORTWS_TEXT), 0);
     u.w->sessions = TURN_SENDS;
+    assert_int_equal(script_send(&peers[0]), 1);
     exportws_step(u.w, 0);
-    assert_int_equal(u.w->m->pushed, 1);
+    assert_int_equal(u.w->m->pushed, 3); /* of the two posts, and of three requests twice, one */
     assert_int_equal(loop_timeout(u.w, -1), 0);
     exportws_step(u.w, 0);
-    assert_int_equal(u.w->m->pushed, 2);
+    assert_int_equal(u.w->m->pushed, 5);
     u.w->sessions = 0;
     unit_settle(&u);
     assert_int_equal(u.w->posts_left, 0);

@@ -101,7 +101,7 @@ enum {
     LOOK_TURNS = 16,         /* but in one of so many */
     COOL_MS = 100,          /* a session that has not spoken so long goes cold */
     ACCEPT_RETRY_MS = 1000, /* out of descriptors: when to look again if none of ours was freed */
-    STRANGER_MS = 1000,     /* so long a pusher has time to show the secret in any case */
+    STRANGER_MS = 10,       /* so long a pusher has time to show the secret in any case */
     TURN_SENDS = 16384,     /* after so many to sessions what else pushers ask for waits a turn */
     LINE_MAX_BYTES = 400,   /* a log line */
     RESPONSE_MAX = 512      /* a response without its page */
@@ -3064,11 +3064,12 @@ static void input_keep(struct exportws *w, struct conn *c)
     memcpy(data, from->data, from->used);
 }
 
-/* Reads once. Returns bytes read; 0: nothing there; -1: the end; -2: an error. */
+/* Reads once, at most so many bytes. Returns bytes read; 0: nothing there; -1: the end; -2: an
+ * error. */
 static ptrdiff_t input_receive(struct exportws *w, const struct conn *c, struct input *in,
-                               int flags)
+                               size_t most, int flags)
 {
-    ssize_t n = recv(c->fd, in->data + in->used, in->size - in->used, flags);
+    ssize_t n = recv(c->fd, in->data + in->used, smaller(most, in->size - in->used), flags);
     if (n > 0) in->used += (size_t)n;
     if (n > 0 && !(flags & MSG_PEEK)) w->m->bytes_received += (uint64_t)n;
     if (n >= 0) return n > 0 ? n : -1;
@@ -4592,6 +4593,7 @@ static void conn_input_done(struct exportws *w, struct conn *c, struct input *in
         in->used = in->raw = 0;
         if (input_discard(c, in, served) < 0) conn_ended(w, c, -2);
         else if (rest > 0) conn_wait(w, c);
+        if (w->pushes_left) w->inputs_freed = 1; /* it waits for the next turn, not for an input */
         w->m->bytes_received += served;
         return;
     }
@@ -4606,6 +4608,17 @@ static void session_alive(struct exportws *w, struct conn *c)
     if (c->state == CONN_OPEN && c->timer != TIMER_WRITE) timer_set(w, c, TIMER_PING);
 }
 
+/* How much to read of a pusher that holds no input: behind the body that is coming, which is served in
+ * any case, no more than an input holds, for a turn may have to keep that for the next. */
+static size_t push_most(const struct exportws *w, const struct conn *c)
+{
+    const struct push *q = push_of(w, c);
+    const uint64_t body = q->phase == PUSH_BODY               ? q->left
+                        : q->chunk.state == CHUNK_DATA        ? q->chunk.left
+                                                              : 0;
+    return w->input_bytes + (size_t)body;
+}
+
 /* Reads a connection once and serves what is whole. */
 static void conn_read(struct exportws *w, struct conn *c)
 {
@@ -4615,7 +4628,9 @@ static void conn_read(struct exportws *w, struct conn *c)
     int none = w->free_inputs == 0 || (heads && w->input_bytes < HEAD_MAX);
     int peek = c->input == 0 && none && !linger;
     if (c->input == 0) input_reset(in, NONE, w->now_ms);
-    ptrdiff_t n = input_receive(w, c, in, peek ? MSG_PEEK : 0);
+    size_t most = c->state == CONN_PUSH && c->input == 0 && !peek ? push_most(w, c) : in->size;
+    ptrdiff_t n = input_receive(w, c, in, most, peek ? MSG_PEEK : 0);
+    if (n == -1 && c->input > 0 && c->state == CONN_PUSH && w->pushes_left) return; /* not yet */
     if (n < 0) conn_ended(w, c, n);
     if (n <= 0 || c->state == CONN_LINGER) return;
     if (!peek) session_alive(w, c);
@@ -4736,8 +4751,10 @@ static void client_accept(struct exportws *w, int fd, const struct sockaddr *fro
 /* Lets a pusher go that sends no request, or none in time; it may read why. */
 static void pusher_dismiss(struct exportws *w, struct conn *c, int status, const char *why)
 {
-    push_drop_draft(w, push_of(w, c));
-    push_of(w, c)->close = 1;
+    struct push *q = push_of(w, c);
+    push_drop_draft(w, q);
+    q->close = 1;
+    if (c->input > 0) q->verb = input_of(w, c)->head.verb; /* as far as its head has come */
     push_refuse(w, c, status, NULL, why);
     answers_flush(w, c);
     if (c->state != CONN_DEAD) conn_output_done(w, c, 0);
@@ -4759,9 +4776,9 @@ static void pusher_turn_away(struct exportws *w, int fd, const struct sockaddr *
     close(fd);
 }
 
-/* With a secret: of the pushers that have been there for a while and have not shown it the one that
- * came first gives way. Who may not push keeps nobody out. */
-static void pusher_give_way(struct exportws *w)
+/* Of the pushers that have been there for a moment and have not shown the secret the one that came
+ * first, or NULL. */
+static struct conn *pusher_stranger(const struct exportws *w)
 {
     struct conn *first = NULL;
     uint32_t oldest = STRANGER_MS;
@@ -4771,10 +4788,21 @@ static void pusher_give_way(struct exportws *w)
         if ((c->flags & (CONN_KNOWN | CONN_EXTRA)) || age < oldest) continue;
         first = c, oldest = age;
     }
-    if (!first) return;
-    if (first->state == CONN_PUSH)
-        pusher_dismiss(w, first, 408, "others needed your place: the secret was not shown");
-    conn_bury(w, first);
+    return first;
+}
+
+/* Such a one gives way, unless it shows the secret now: who may not push keeps nobody out. */
+static void pusher_give_way(struct exportws *w)
+{
+    struct conn *c;
+    while ((c = pusher_stranger(w)) != NULL) {
+        if (w->polls[c->at].events & POLLIN) conn_read(w, c);
+        if (c->flags & CONN_KNOWN) continue;
+        if (c->state == CONN_PUSH)
+            pusher_dismiss(w, c, 408, "others needed your place: the secret was not shown");
+        conn_bury(w, c);
+        return;
+    }
 }
 
 /* One pusher too many is told so; a few spare slots let it read that in peace. */
@@ -4948,9 +4976,9 @@ static void session_ping(struct exportws *w, struct conn *c)
 /* A request was not complete in time. */
 static void request_timeout(struct exportws *w, struct conn *c)
 {
-    input_release(w, c);
     if (conn_is_pusher(w, c)) pusher_dismiss(w, c, 408, "the request was not complete in time");
     else client_refuse(w, c, 408, "the request was not complete in time", 0);
+    input_release(w, c);
 }
 
 /* A ping was not answered, as far as we know. It may have been: when turns take long the sweep

@@ -388,7 +388,7 @@ static struct run {
     int removals;  /* a DELETE may have come */
     struct armed armed[ARMED];
     exportws_id sessions[SESSIONS];
-    unsigned session_count, opened, closed;
+    unsigned session_count, opened, closed, turns;
     int finishing;
 } run;
 
@@ -705,7 +705,9 @@ static unsigned ledger_ended(struct item item, const char *token, unsigned count
     for (uint32_t i = w->left_first; i != NONE; i = w->conns[i].next) left++;
     for (uint32_t i = w->left_first; i != NONE; i = w->conns[i].next) {
         if (left-- > count) continue;
-        HOLDS(w->conns[i].reason == EXPORTWS_BY_ENDED && w->conns[i].code == 1000);
+        const struct conn *c = &w->conns[i];
+        if (c->code == 1006) HOLDS(c->reason == EXPORTWS_BY_SLOW || c->reason == EXPORTWS_BY_ENDED);
+        else HOLDS(c->code == 1000 && c->reason == EXPORTWS_BY_ENDED);
         token_shown((const uint8_t *)conn_name(w, &w->conns[i]), w->conns[i].name_size, shown);
         HOLDS(strcmp(shown, token) == 0);
         ledger_owe(&w->conns[i], item);
@@ -1255,6 +1257,7 @@ static void server_check(void)
 static int server_turn(int timeout)
 {
     net.ready = 0, net.polls = 0;
+    if (!transcript->on && run.turns++ % 2 == 1) run.w->sends = TURN_SENDS; /* one request each */
     int events = exportws_step(run.w, timeout);
     server_check();
     HOLDS(run.w->left_first == NONE && run.opened - run.closed == run.w->sessions);

@@ -641,6 +641,7 @@ static void settle_server(void)
 {
     int events, turns = 0;
     do {
+        if (pick(4) == 0) run.w->sends = TURN_SENDS; /* one request of each pusher */
         events = exportws_step(run.w, 0);
         posted = 0;
         if (++turns > 1000) differ("turns without rest", 0, 0);

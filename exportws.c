@@ -1043,7 +1043,7 @@ static size_t frame_encode(uint8_t *out, unsigned opcode, uint64_t size)
 }
 
 /* Unmasks src[0..n) into dst, which may be the same or stand before src; phase is how many bytes of
- * the payload came before. 32 bytes a step: each is read before what it overlaps is written. */
+ * the payload came before. 16 bytes a step: each is read before what it overlaps is written. */
 static void frame_unmask(uint8_t *dst, const uint8_t *src, size_t n, const uint8_t mask[4],
                          uint64_t phase)
 {

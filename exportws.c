@@ -3885,10 +3885,10 @@ static void push_body_over(struct exportws *w, struct conn *c)
  * draft that comes to nothing takes no room meanwhile. */
 static void push_body_bytes(struct exportws *w, struct push *q, const uint8_t *p, size_t n)
 {
+    q->size += (uint32_t)n;
     if (q->status != 0 || n == 0) return;
     if (q->kind == OP_TEXT && utf8_feed(&q->utf8, p, n) < 0) q->status = 400;
     else if (message_append(w, q->draft, p, n) < 0) q->status = 503;
-    q->size += (uint32_t)n;
     if (q->status != 0) push_drop_draft(w, q);
 }
 

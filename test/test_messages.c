@@ -812,6 +812,31 @@ static void posts_are_served_in_turns(void **state)
     expect_books(0, 0);
 }
 
+/* A body for which there is no room is bounded all the same. */
+static void body_without_room_is_bounded(void **state)
+{
+    static const char head[] = "POST /app/ws/export-task/abc HTTP/1.1\r\nHost: h\r\n"
+                               "Transfer-Encoding: chunked\r\n\r\n";
+    static char chunks[18 * 4104];
+    const struct piece first = PIECE("POST /app/ws/export-task/abc HTTP/1.1\r\nHost: h\r\n"
+                                     "Content-Length: 70000\r\n\r\n"),
+                       pieces[] = {{head, sizeof head - 1}, {chunks, sizeof chunks}};
+    (void)state;
+    while (exportws_send(u.w, "other", pattern(1000), 1000, EXPORTWS_BINARY) == 0) {}
+    while (send_text("other", "fills the last blocks") == 0) {}
+    script_attach(&peers[0], &u, EXPORTWS_PUSH, &first, 1), script_play(&peers[0], &u);
+    memset(chunks, 'x', 69000);
+    assert_int_equal(send(peers[0].fd, chunks, 69000, MSG_NOSIGNAL), 69000);
+    unit_settle(&u);
+    for (size_t i = 0; i < 18; i++) {
+        memset(chunks + i * 4104, 'x', 4104);
+        memcpy(chunks + i * 4104, "1000\r\n", 6);
+        memcpy(chunks + i * 4104 + 4102, "\r\n", 2);
+    }
+    script_attach(&peers[1], &u, EXPORTWS_PUSH, pieces, 2), script_play(&peers[1], &u);
+    assert_memory_equal(peers[1].got, "HTTP/1.1 413 ", 13);
+}
+
 /* The reserve holds the longest message there may be, and nothing but bodies on their way. */
 static void reserve_is_for_bodies_only(void **state)
 {
@@ -1294,6 +1319,7 @@ int main(void)
         TEST(batches_of_broadcasts_are_served_in_turns),
         TEST(body_behind_a_turns_last_send_is_whole),
         TEST(posts_are_served_in_turns),
+        TEST(body_without_room_is_bounded),
         TEST(reserve_is_for_bodies_only),
         TEST(close_frame_that_fails_is_told_as_none),
         TEST(last_answers_wait_for_who_reads_them),

@@ -913,6 +913,12 @@ static int chunk_feed(struct chunk *k, const uint8_t *p, size_t n, size_t *data)
     return (int)i;
 }
 
+/* How much of a chunk's data is still to come, as far as its size is known. */
+static uint64_t chunk_rest(const struct chunk *k)
+{
+    return k->state == CHUNK_DATA ? k->left : 0;
+}
+
 /* ===== Targets (RFC 9112, section 3.2; RFC 3986) ===== */
 
 /* Percent-decodes p[0..n) into out[0..size). Returns the length, -400 for bad encoding, NUL or '/'
@@ -4085,7 +4091,7 @@ static int push_step(struct exportws *w, struct conn *c, struct input *in)
     }
     if (q->phase == PUSH_CHUNKS) {
         int used = chunk_feed(&q->chunk, p, n, &data);
-        uint64_t size = q->size + data + (q->chunk.state == CHUNK_DATA ? q->chunk.left : 0);
+        uint64_t size = q->size + data + chunk_rest(&q->chunk);
         if (used < 0 || size > w->o.max_push_bytes) {
             q->close = 1;
             if (used < 0) push_refuse(w, c, 400, NULL, "the chunked body is broken");
@@ -4613,10 +4619,7 @@ static void session_alive(struct exportws *w, struct conn *c)
 static size_t push_most(const struct exportws *w, const struct conn *c)
 {
     const struct push *q = push_of(w, c);
-    const uint64_t body = q->phase == PUSH_BODY               ? q->left
-                        : q->chunk.state == CHUNK_DATA        ? q->chunk.left
-                                                              : 0;
-    return w->input_bytes + (size_t)body;
+    return w->input_bytes + (size_t)(q->left + chunk_rest(&q->chunk));
 }
 
 /* Reads a connection once and serves what is whole. */
@@ -4748,7 +4751,7 @@ static void client_accept(struct exportws *w, int fd, const struct sockaddr *fro
     conn_read(w, c); /* its head is often there already */
 }
 
-/* Lets a pusher go that sends no request, or none in time; it may read why. */
+/* Refuses a pusher whose request has not come, or not all of it, and lets it go; it may read why. */
 static void pusher_dismiss(struct exportws *w, struct conn *c, int status, const char *why)
 {
     struct push *q = push_of(w, c);
@@ -5201,7 +5204,7 @@ static int loop_pushes(struct exportws *w)
 /* The rest of a turn in which `events` were served. Returns how many there were in all. */
 static int loop_finish(struct exportws *w, int events)
 {
-    w->sends = 0;
+    w->sends = 0; /* as many again as what poll() found had */
     loop_posts(w);
     events += loop_pushes(w); /* last: each pusher is served one request in any case */
     w->sends = 0;

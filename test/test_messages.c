@@ -667,6 +667,12 @@ static void message_larger_than_the_buffer_is_refused_whole(void **state)
     assert_int_equal(peers[0].got_size, 0);
 }
 
+static void fill_with_held(void)
+{
+    while (exportws_send(u.w, "other", pattern(1000), 1000, EXPORTWS_BINARY) == 0) {}
+    while (send_text("other", "fills the last blocks") == 0) {}
+}
+
 /* A body that comes in pieces is put together in the reserve, so that what is held for others can't
  * keep it from a session that is there. */
 static void full_buffer_does_not_stop_a_body_on_its_way(void **state)
@@ -679,8 +685,7 @@ static void full_buffer_does_not_stop_a_body_on_its_way(void **state)
         PIECE("llo")};
     (void)state;
     script_join(&peers[0], &u, "abc");
-    while (exportws_send(u.w, "other", pattern(1000), 1000, EXPORTWS_BINARY) == 0) {}
-    while (send_text("other", "fills the last blocks") == 0) {}
+    fill_with_held();
     const uint32_t full = blocks_used(), held = u.w->held;
     script_attach(&peers[1], &u, EXPORTWS_PUSH, there, COUNT(there));
     assert_int_equal(script_send(&peers[1]), 1);
@@ -698,6 +703,8 @@ static void full_buffer_does_not_stop_a_body_on_its_way(void **state)
     expect_books(full, held);
 }
 
+#define ALL "POST /app/ws/export-task HTTP/1.1\r\nHost:x\r\nContent-Length:1\r\n\r\nx"
+
 static int inputs_overflow(void)
 {
     int n = 0;
@@ -711,14 +718,12 @@ static int inputs_overflow(void)
  * small server what is left stays in the kernel. */
 static void batches_of_broadcasts_are_served_in_turns(void **state)
 {
-    static const char request[] =
-        "POST /app/ws/export-task HTTP/1.1\r\nHost:x\r\nContent-Length:1\r\n\r\nx";
-    static char batch[420 * (sizeof request - 1)];
-    const size_t n = sizeof request - 1;
+    static char batch[420 * (sizeof ALL - 1)];
+    const size_t n = sizeof ALL - 1;
     const struct piece piece = {batch, sizeof batch}, half = PIECE("GET /");
     const uint32_t sessions = 400, share = TURN_SENDS / sessions + 1;
     (void)state;
-    for (size_t i = 0; i < 420; i++) memcpy(batch + i * n, request, n);
+    for (size_t i = 0; i < 420; i++) memcpy(batch + i * n, ALL, n);
     for (int small = 0; small < 2; small++) {
         unit_end(&u);
         small_options();
@@ -785,8 +790,6 @@ static void body_behind_a_turns_last_send_is_whole(void **state)
     expect_books(0, 0);
 }
 
-#define ALL "POST /app/ws/export-task HTTP/1.1\r\nHost:x\r\nContent-Length:1\r\n\r\nx"
-
 /* The same for what threads have posted; neither keeps the other waiting. */
 static void posts_are_served_in_turns(void **state)
 {
@@ -822,8 +825,7 @@ static void body_without_room_is_bounded(void **state)
                                      "Content-Length: 70000\r\n\r\n"),
                        pieces[] = {{head, sizeof head - 1}, {chunks, sizeof chunks}};
     (void)state;
-    while (exportws_send(u.w, "other", pattern(1000), 1000, EXPORTWS_BINARY) == 0) {}
-    while (send_text("other", "fills the last blocks") == 0) {}
+    fill_with_held();
     script_attach(&peers[0], &u, EXPORTWS_PUSH, &first, 1), script_play(&peers[0], &u);
     memset(chunks, 'x', 69000);
     assert_int_equal(send(peers[0].fd, chunks, 69000, MSG_NOSIGNAL), 69000);

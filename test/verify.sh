@@ -10,8 +10,8 @@
 # gets what the first leaves, which mostly waits. What a part said is printed when it has ended and
 # stays in build/verify.
 #
-# A part of the first lane that fails runs once more, since machines are busy; what failed the first
-# time is printed, too.
+# A part of the first lane that fails runs once more, since machines are busy, unless a sanitizer
+# has reported something; what failed the first time is printed, too.
 #
 # The last line is "N passed, N failed, N skipped" over everything: the tests of each part; a part
 # that ends badly and names no failure, or comes to no count, is one failed test more.
@@ -64,7 +64,8 @@ run_lane() { # parts of the lane, in one word; the wanted ones
         run_part "$part" >"$dir/$part.txt" 2>&1 </dev/null
         status=$?
         case " $timed " in *" $part "*) again=$status ;; *) again=0 ;; esac
-        if [ "$again" -ne 0 ]; then # what fails twice has failed; the first time is told of
+        # What fails twice has failed, and what a sanitizer has reported; the first time is told of.
+        if [ "$again" -ne 0 ] && ! grep -q '^---- .*/report\.' "$dir/$part.txt"; then
             mv "$dir/$part.txt" "$dir/$part.first"
             run_part "$part" >"$dir/$part.txt" 2>&1 </dev/null
             status=$?

@@ -2974,9 +2974,9 @@ static int pushed_deliver(struct exportws *w, struct pushed *p)
     p->id = w->next_id++;
     if (p->size > 0) memmove(payload, p->data, p->size);
     p->data = payload;
-    w->sends += p->name ? 1 : w->sessions;
     struct line l;
     int reached = p->name ? pushed_to_token(w, p) : pushed_to_all(w, p);
+    w->sends += p->name ? (uint32_t)reached + 1 : w->sessions;
     int told = pushed_line(w, &l, p, reached); /* a draft's name goes with it, at the next line */
     int held = pushed_settle(w, p, reached);
     if (p->end && reached > 0) token_end(w, p->record - 1);
@@ -4057,7 +4057,6 @@ static void push_request(struct exportws *w, struct conn *c, struct input *in, c
     char *path, *query;
     unsigned page = 0;
     const uint8_t body = (h->flags & HEAD_CHUNKED) || h->length > 0;
-    q->verb = h->verb;
     q->close = (h->flags & HEAD_CLOSE) || h->minor == 0 || body; /* push_post knows better */
     target_split(p, h, &path, &query);
     while (page < 3 && strcmp(path, known[page].path) != 0) page++;
@@ -4104,13 +4103,13 @@ static int push_step(struct exportws *w, struct conn *c, struct input *in)
         return used > 0;
     }
     int head = head_parse(&in->head, p, n);
+    q->verb = in->head.verb; /* as far as it was read */
     if (head == 0) return 0;
     if (head > 0) {
         in->raw += (size_t)head;
         push_request(w, c, in, &in->head, p);
     } else {
         q->close = 1;
-        q->verb = in->head.verb; /* as far as it was read */
         push_refuse(w, c, -head, NULL, head_why(-head));
     }
     memset(&in->head, 0, sizeof in->head); /* the next request's */
@@ -4122,7 +4121,8 @@ static int push_step(struct exportws *w, struct conn *c, struct input *in)
 static void push_feed(struct exportws *w, struct conn *c, struct input *in)
 {
     int steps = 0;
-    while (c->state == CONN_PUSH && (steps == 0 || w->sends < TURN_SENDS) &&
+    while (c->state == CONN_PUSH &&
+           (steps == 0 || w->sends < TURN_SENDS || push_of(w, c)->phase != PUSH_HEAD) &&
            push_step(w, c, in) > 0)
         steps++;
     if (steps > 0 && w->sends >= TURN_SENDS) w->pushes_left = 1;
@@ -4757,7 +4757,6 @@ static void pusher_dismiss(struct exportws *w, struct conn *c, int status, const
     struct push *q = push_of(w, c);
     push_drop_draft(w, q);
     q->close = 1;
-    if (c->input > 0) q->verb = input_of(w, c)->head.verb; /* as far as its head has come */
     push_refuse(w, c, status, NULL, why);
     answers_flush(w, c);
     if (c->state != CONN_DEAD) conn_output_done(w, c, 0);
